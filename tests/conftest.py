@@ -1,0 +1,60 @@
+"""Fixtures shared by all tests: device, dtype, real data, fresh processes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from uqforce._library import LIBRARY_PATH
+
+ROOT = Path(__file__).parents[1]
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> torch.device:
+    """The CPU always, a CUDA device where there is one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Directory of the real data: `UQFORCE_DATA`, or `../shared/data` beside the repository."""
+    path = Path(os.environ.get("UQFORCE_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real data: {path} is not a directory (set UQFORCE_DATA)")
+    return path
+
+
+@pytest.fixture
+def fresh_process(tmp_path) -> Callable[..., str]:
+    """`fresh_process(code, *arguments)` runs Python code as a user of an exported model would.
+
+    The code runs in a new process in `tmp_path` with torch imported and `libuqforce.so` loaded; importing
+    uqforce there fails. `arguments` are `sys.argv[1:]`. Returns what it printed; a failure fails the test.
+    """
+    prelude = f"""
+        import sys
+        import torch
+        sys.modules["uqforce"] = None
+        torch.ops.load_library({str(LIBRARY_PATH)!r})
+    """
+
+    def run(code: str, *arguments: object) -> str:
+        program = textwrap.dedent(prelude) + textwrap.dedent(code)
+        command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
