@@ -1,3 +1,135 @@
+"""The build: what the library contains, what it says of itself, and how it fails when it does not fit."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import uqforce
+from uqforce import _library
+
+PACKAGE = Path(uqforce.__file__).parent
+TORCH = torch.__version__.split("+")[0]
+
+
+def run_python(code: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **variables}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+
+
+def copy_of_library(path: Path, old: bytes, new: bytes) -> Path:
+    """A copy of the library at `path` with `old` replaced by `new`."""
+    assert len(old) == len(new)
+    content = _library.LIBRARY_PATH.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+def test_build_info():
+    info = uqforce.build_info()
+    assert info["uqforce"] == uqforce.__version__
+    assert info["torch"] == TORCH == _library.built_for(_library.LIBRARY_PATH)
+    assert info["compiler"].startswith(("gcc ", "clang "))
+    assert info["instruction_set"] in info["instruction_sets"]
+    assert info["cuda_archs"] is None or set(info["cuda_archs"]) <= set("0123456789;")
+
+
+@pytest.mark.parametrize("isa", uqforce.build_info()["instruction_sets"])
+def test_instruction_set_is_chosen_by_the_environment(isa):
+    best = uqforce.build_info()["instruction_sets"].index(
+        run_python(
+            "import uqforce; print(uqforce.build_info()['instruction_set'])", UQFORCE_ISA=""
+        ).stdout.strip()
+    )
+    if uqforce.build_info()["instruction_sets"].index(isa) > best:
+        done = run_python("import uqforce; uqforce.build_info()", UQFORCE_ISA=isa)
+        assert f"UQFORCE_ISA={isa} but this processor offers" in done.stderr
+    else:
+        done = run_python("import uqforce; print(uqforce.build_info()['instruction_set'])", UQFORCE_ISA=isa)
+        assert done.stdout.strip() == isa
+
+
+def test_unknown_instruction_set():
+    done = run_python("import uqforce; uqforce.build_info()", UQFORCE_ISA="sse9")
+    assert "UQFORCE_ISA=sse9 is not an instruction set: use baseline, avx2 or avx512" in done.stderr
+
+
+def test_library_has_no_python_symbol():
+    symbols = subprocess.run(["nm", "-D", _library.LIBRARY_PATH], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in symbols.stdout.splitlines()]
+    assert "uqforce_built_for" in names
+    assert [name for name in names if name.startswith(("Py", "_Py"))] == []
+
+
+def test_import_starts_no_process():
+    """Nothing compiles at import: no process is started and torch's extension builder is not imported."""
+    code = """
+import sys
+import torch
+starts = []
+sys.addaudithook(lambda event, _: starts.append(event) if event in
+    ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn") else None)
+import uqforce, uqforce._C
+assert not starts, starts
+assert "torch.utils.cpp_extension" not in sys.modules
+print("clean")
+"""
+    done = run_python(code)
+    assert done.stdout == "clean\n", done.stderr
+
+
+def test_bindings_are_the_ops():
+    from uqforce import _C
+
+    assert _C.build_info() == torch.ops.uqforce.build_info()
+
+
+def test_missing_library(tmp_path):
+    with pytest.raises(ImportError, match=r"does not exist, uqforce is not built: run `make build`"):
+        _library.load(tmp_path / "libuqforce.so")
+
+
+def test_not_our_library(tmp_path):
+    path = tmp_path / "libuqforce.so"
+    path.write_bytes(b"something else")
+    with pytest.raises(ImportError, match="is not the library of uqforce"):
+        _library.load(path)
+
+
+def test_library_that_does_not_load(tmp_path):
+    """The loader's own words come after ours."""
+    path = tmp_path / "libuqforce.so"
+    path.write_bytes(f"uqforce built for torch {TORCH}\0".encode())
+    with pytest.raises(
+        ImportError, match=rf"does not load under torch .*: run `make build`.*\n?.*{path.name}"
+    ):
+        _library.load(path)
+
+
+def test_import_under_another_torch(tmp_path):
+    """`import uqforce` says what to do before the dynamic loader dumps undefined symbols."""
+    package = tmp_path / "uqforce"
+    package.mkdir()
+    for name in ("__init__.py", "_library.py", "_version.py"):
+        shutil.copy(PACKAGE / name, package)
+    other = "9" + TORCH[1:]
+    copy_of_library(
+        package / "libuqforce.so", f"for torch {TORCH}\0".encode(), f"for torch {other}\0".encode()
+    )
+    done = run_python("import uqforce", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert (
+        f"uqforce was built for torch {other} but torch {TORCH} is running: run `make build`" in done.stderr
+    )
+    assert "undefined symbol" not in done.stderr
+
+
 def test_fresh_process_sees_only_torch_and_the_library(fresh_process):
     out = fresh_process(
         """

@@ -1,32 +1,61 @@
-"""Loads `libuqforce.so`, the compiled ops, once."""
+"""Loads `libuqforce.so`, the compiled ops, once, and tells how it was built."""
 
+import json
+import mmap
 from pathlib import Path
 
 import torch
 
 LIBRARY_PATH = Path(__file__).parent / "libuqforce.so"
+REBUILD = (
+    "run `make build` in the checkout, or `pip install --no-build-isolation --force-reinstall --no-deps .`"
+)
 
 
-def load() -> None:
+def built_for(library: Path) -> str:
+    """Version of torch that `library` was built for, read from its bytes: nothing is loaded.
+
+    Raises:
+        ImportError: the file is missing or is not uqforce's library; the message says what to do.
+    """
+    if not library.exists():
+        raise ImportError(f"{library} does not exist, uqforce is not built: {REBUILD}")
+    mark = b"uqforce built for torch "
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(mark)
+        if start < 0:
+            raise ImportError(f"{library} is not the library of uqforce: {REBUILD}")
+        return content[start + len(mark) : content.find(b"\0", start)].decode()
+
+
+def load(library: Path = LIBRARY_PATH) -> None:
     """Load the compiled ops into `torch.ops.uqforce`.
 
     Raises:
-        ImportError: the library is missing or was built for another torch; the message says what to do.
+        ImportError: the library is missing, or was built for another torch; the message says what to do.
     """
-    if not LIBRARY_PATH.exists():
+    built, running = built_for(library), torch.__version__.split("+")[0]
+    if built.split(".")[:2] != running.split(".")[:2]:
         raise ImportError(
-            f"{LIBRARY_PATH} does not exist: build it with `python setup.py build_ext --inplace` "
-            "or `pip install --no-build-isolation .`"
+            f"uqforce was built for torch {built} but torch {running} is running: {REBUILD}, "
+            f"or install torch=={built}"
         )
-    from uqforce import _C
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        raise ImportError(
+            f"{library}, built for torch {built}, does not load under torch {torch.__version__}: "
+            f"{REBUILD} ({error})"
+        ) from error
 
-    running = torch.__version__.split("+")[0]
-    if running.split(".")[:2] != _C.torch_version.split(".")[:2]:
-        raise ImportError(
-            f"uqforce was built for torch {_C.torch_version} but torch {running} is running: rebuild with "
-            f"`pip install --no-build-isolation --force-reinstall uqforce`, or install torch {_C.torch_version}"
-        )
-    torch.ops.load_library(LIBRARY_PATH)
+
+def build_info() -> dict[str, object]:
+    """What the compiled library was built from, what it can do and what is in use.
+
+    Keys: `uqforce`, `torch`, `compiler`, `cuda_archs` (None without CUDA kernels), `instruction_sets`
+    (compiled) and `instruction_set` (in use; `UQFORCE_ISA` overrides the choice).
+    """
+    return json.loads(torch.ops.uqforce.build_info())
 
 
 load()

@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdlib>
+#include <string>
 
 namespace uqforce {
 namespace {
@@ -23,7 +24,7 @@ Isa choose_isa() {
   const Isa best = best_isa();
   const char* wanted = std::getenv("UQFORCE_ISA");
   if (wanted == nullptr || *wanted == '\0') return best;
-  for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+  for (Isa isa : compiled_isas()) {
     if (std::string(wanted) != isa_name(isa)) continue;
     TORCH_CHECK(isa <= best, "UQFORCE_ISA=", wanted, " but this processor offers ", isa_name(best),
                 " at most: unset UQFORCE_ISA or choose that");
@@ -37,6 +38,14 @@ Isa choose_isa() {
 Isa active_isa() {
   static const Isa isa = choose_isa();
   return isa;
+}
+
+std::vector<Isa> compiled_isas() {
+#if defined(__x86_64__)
+  return {Isa::baseline, Isa::avx2, Isa::avx512};
+#else
+  return {Isa::baseline};
+#endif
 }
 
 const char* isa_name(Isa isa) {

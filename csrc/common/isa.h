@@ -1,7 +1,7 @@
 // Run-time choice of the instruction set. The only place that asks the processor.
 #pragma once
 
-#include <string>
+#include <vector>
 
 namespace uqforce {
 
@@ -10,6 +10,9 @@ enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 // The instruction set in use: the best this processor has, or the one named by the environment variable
 // UQFORCE_ISA (baseline, avx2, avx512), read once. Naming one the processor lacks is an error.
 Isa active_isa();
+
+// The instruction sets that code was compiled for, from the least to the best.
+std::vector<Isa> compiled_isas();
 
 const char* isa_name(Isa isa);
 
