@@ -8,6 +8,7 @@ leave CUDA out, `UQFORCE_CUDA_ARCHS` (default "80;90"), `MAX_JOBS`.
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -22,6 +23,11 @@ NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-lineinfo"]
 
 class BuildExtension(cpp_extension.BuildExtension):
     """Names the library `libuqforce.so`; the Python module keeps the suffix of its Python version."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:  # pip would compile everything anew in a temporary folder
+            self.build_temp = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
 
     def get_ext_filename(self, fullname: str) -> str:
         if fullname.endswith("libuqforce"):

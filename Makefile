@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all set-up themselves: environment, requirements, build.
+#
+#   make demo        the main job on real input, from data to halted dynamics (10 minutes on 2 cores)
+#   make test        the tests, C++ driver included (20 minutes on 2 cores at most)
+#   make test-slow   the tests marked slow
+#   make bench       kernels against their rivals
+#   make lint        ruff and clang-format, on all files
+#   make build       the environment in .venv and the extension, no more
+#   make clean       removes what was built, `make distclean` the environment too
+#
+# Variables: PYTHON (an interpreter, 3.10 to 3.13), TORCH (a pip requirement), VENV, and the build's own
+# UQFORCE_CUDA, UQFORCE_CUDA_ARCHS, CUDA_HOME and MAX_JOBS (see docs/building.md).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) setup.py uqforce/_version.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow bench lint build clean distclean
+
+demo: build
+	$(BIN)/python examples/demo/run.py
+
+test: build
+	$(PYTEST)
+
+test-slow: build
+	$(PYTEST) -m slow
+
+bench: build
+	$(BIN)/python bench/run.py
+
+lint: build
+	$(BIN)/pre-commit run --all-files
+
+build: $(VENV)/.installed
+
+# Torch comes first and pinned: anything else that asks for it would take the newest one, and the extension is
+# bound to the one it is built against (hence --no-build-isolation).
+$(VENV)/.torch:
+	@command -v c++ >/dev/null || { echo "uqforce needs a C++20 compiler: install g++ 12 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja numpy
+	touch $@
+
+$(VENV)/.built: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.built pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info uqforce/*.so $(VENV)/.built $(VENV)/.installed
+
+distclean: clean
+	rm -rf $(VENV)
