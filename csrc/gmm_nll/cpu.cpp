@@ -1,0 +1,328 @@
+// CPU driver of the mixture's negative log-likelihood, its gradient and Hessian-vector product.
+//
+// Atoms stand in SIMD lanes. Pass 1 finds log-likelihood and responsibilities of a chunk of atoms. Pass 2,
+// the derivatives, needs only the components responsible for an atom, usually one or two: the chunk's atoms
+// are sorted by their most responsible component, so that a block of lanes shares its few active components.
+// An atom's result does not depend on the others, so it does not depend on the number of threads either.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "common/isa.h"
+#include "gmm_nll/cpu_kernels.h"
+#include "gmm_nll/op.h"
+
+namespace uqforce::gmm_nll {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kChunk = 2048;
+constexpr double kLogTwoPi = 1.8378770664093454836;
+
+// Components with a smaller share of the likelihood are left out of derivatives: far below rounding.
+template <typename T>
+constexpr T kNegligible = std::is_same_v<T, float> ? T(1e-14) : T(1e-28);
+
+template <typename T>
+const Kernels<T>& kernels() {
+  if constexpr (std::is_same_v<T, float>) {
+#ifdef __x86_64__
+    if (active_isa() == Isa::avx512) return kernels_avx512_f32;
+    if (active_isa() == Isa::avx2) return kernels_avx2_f32;
+#endif
+    return kernels_baseline_f32;
+  } else {
+#ifdef __x86_64__
+    if (active_isa() == Isa::avx512) return kernels_avx512_f64;
+    if (active_isa() == Isa::avx2) return kernels_avx2_f64;
+#endif
+    return kernels_baseline_f64;
+  }
+}
+
+// Aligned memory of a thread, handed out piece by piece.
+template <typename T>
+class Arena {
+ public:
+  explicit Arena(int64_t size) : begin_(static_cast<T*>(c10::alloc_cpu(size * sizeof(T)))), next_(begin_) {}
+  ~Arena() { c10::free_cpu(begin_); }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  T* take(int64_t size) { return std::exchange(next_, next_ + size); }
+
+ private:
+  T* begin_;
+  T* next_;
+};
+
+template <typename T>
+struct Problem {
+  Mixture<T> mixture;
+  int64_t atoms;
+  const T* features;
+  const T* vector = nullptr;  // for the Hessian product
+  T* nll = nullptr;
+  T* grad = nullptr;
+  T* product = nullptr;
+};
+
+// rows [count, D] at `index` (or consecutive from `first`) -> columns [D, width], the last atom repeated.
+template <typename T>
+void load_columns(const T* rows, const int64_t* index, int64_t count, int64_t D, int64_t width, T* columns) {
+  for (const auto lane : c10::irange(width)) {
+    const T* row = rows + index[std::min(lane, count - 1)] * D;
+    for (const auto i : c10::irange(D)) columns[i * width + lane] = row[i];
+  }
+}
+
+template <typename T>
+class Worker {
+ public:
+  Worker(const Problem<T>& problem, int64_t chunk)
+      : p_(problem),
+        k_(kernels<T>()),
+        block_(k_.lanes * k_.max_vectors),
+        padded_(chunk + block_),
+        arena_((8 * p_.mixture.dim + p_.mixture.components) * block_ + (p_.mixture.components + 2) * padded_),
+        x_(arena_.take(p_.mixture.dim * block_)),
+        u_(arena_.take(p_.mixture.dim * block_)),
+        scratch_(arena_.take(3 * p_.mixture.dim * block_)),
+        grad_(arena_.take(p_.mixture.dim * block_)),
+        product_(arena_.take(p_.mixture.dim * block_)),
+        responsibility_(arena_.take(p_.mixture.components * block_)),
+        terms_(arena_.take(p_.mixture.components * padded_)),
+        max_(arena_.take(padded_)),
+        sum_(arena_.take(padded_)),
+        term_offset_(padded_),
+        term_stride_(padded_),
+        dominant_(padded_),
+        order_(padded_),
+        active_(new bool[p_.mixture.components]) {}
+
+  void operator()(int64_t begin, int64_t end) {
+    const int64_t count = end - begin;
+    std::iota(order_.begin(), order_.begin() + count, begin);
+    for_blocks(count, [&](int64_t first, int64_t size, int64_t vectors) {
+      likelihood(begin, first, size, vectors);
+    });
+    if (p_.nll) {
+      for (const auto n : c10::irange(count)) p_.nll[begin + n] = -(max_[n] + std::log(sum_[n]));
+    }
+    if (!p_.grad && !p_.product) return;
+    sort_by_dominant(begin, count);
+    for_blocks(count, [&](int64_t first, int64_t size, int64_t vectors) {
+      derivatives(begin, first, size, vectors);
+    });
+  }
+
+ private:
+  template <typename Use>
+  void for_blocks(int64_t count, Use use) const {
+    for (int64_t first = 0; first < count;) {
+      const int64_t left = (count - first + k_.lanes - 1) / k_.lanes;
+      const int64_t vectors = left >= k_.max_vectors ? k_.max_vectors : std::min<int64_t>(left, 2);
+      const int64_t size = std::min(count - first, vectors * k_.lanes);
+      use(first, size, vectors);
+      first += size;
+    }
+  }
+
+  void likelihood(int64_t begin, int64_t first, int64_t size, int64_t vectors) {
+    const auto& mix = p_.mixture;
+    const int64_t width = vectors * k_.lanes;
+    T* terms = terms_ + first * mix.components;
+    load_columns(p_.features, order_.data() + first, size, mix.dim, width, x_);
+    k_.mixture(mix, x_, vectors, scratch_, terms, max_ + first, sum_ + first);
+    for (const auto lane : c10::irange(size)) {
+      term_offset_[first + lane] = first * mix.components + lane;
+      term_stride_[first + lane] = width;
+    }
+  }
+
+  T share(int64_t n, int64_t m) const { return terms_[term_offset_[n] + m * term_stride_[n]]; }
+
+  // Counting sort of the chunk's atoms (order_) by their most responsible component; stable.
+  void sort_by_dominant(int64_t begin, int64_t count) {
+    const int64_t M = p_.mixture.components;
+    std::vector<int64_t> start(M + 1);
+    for (const auto n : c10::irange(count)) {
+      int64_t dominant = 0;
+      while (dominant + 1 < M && share(n, dominant) != T(1)) ++dominant;
+      dominant_[n] = dominant;
+      ++start[dominant + 1];
+    }
+    std::partial_sum(start.begin(), start.end(), start.begin());
+    for (const auto n : c10::irange(count)) order_[start[dominant_[n]]++] = begin + n;
+  }
+
+  void derivatives(int64_t begin, int64_t first, int64_t size, int64_t vectors) {
+    const auto& mix = p_.mixture;
+    const int64_t width = vectors * k_.lanes;
+    const int64_t* atoms = order_.data() + first;
+    for (const auto m : c10::irange(mix.components)) {
+      active_[m] = false;
+      for (const auto lane : c10::irange(width)) {
+        const int64_t n = lane < size ? atoms[lane] - begin : -1;
+        const T r = n < 0 ? T(0) : share(n, m) / sum_[n];
+        const bool counts = !(r < kNegligible<T>);  // also NaN
+        responsibility_[m * width + lane] = counts ? r : T(0);
+        active_[m] |= counts;
+      }
+    }
+    load_columns(p_.features, atoms, size, mix.dim, width, x_);
+    std::fill_n(grad_, mix.dim * width, T(0));
+    if (!p_.product) {
+      k_.gradient(mix, x_, responsibility_, active_.get(), vectors, scratch_, grad_);
+      store_rows(grad_, atoms, size, width, p_.grad);
+      return;
+    }
+    load_columns(p_.vector, atoms, size, mix.dim, width, u_);
+    std::fill_n(product_, mix.dim * width, T(0));
+    k_.hessian(mix, x_, u_, responsibility_, active_.get(), vectors, scratch_, grad_, product_);
+    for (const auto lane : c10::irange(size)) {  // + g (g . u)
+      T dot = 0;
+      for (const auto i : c10::irange(mix.dim)) dot += grad_[i * width + lane] * u_[i * width + lane];
+      for (const auto i : c10::irange(mix.dim)) product_[i * width + lane] += dot * grad_[i * width + lane];
+    }
+    store_rows(product_, atoms, size, width, p_.product);
+  }
+
+  void store_rows(const T* columns, const int64_t* index, int64_t count, int64_t width, T* rows) const {
+    const int64_t D = p_.mixture.dim;
+    for (const auto lane : c10::irange(count)) {
+      for (const auto i : c10::irange(D)) rows[index[lane] * D + i] = columns[i * width + lane];
+    }
+  }
+
+  const Problem<T>& p_;
+  const Kernels<T>& k_;
+  const int64_t block_, padded_;
+  Arena<T> arena_;
+  // Columns of one block ...
+  T *x_, *u_, *scratch_, *grad_, *product_, *responsibility_;
+  // ... and, for all atoms of the chunk, exp(log term - max), max and sum of the exponentials.
+  T *terms_, *max_, *sum_;
+  std::vector<int64_t> term_offset_, term_stride_, dominant_, order_;
+  std::unique_ptr<bool[]> active_;
+};
+
+// log w + log det P - D/2 log 2 pi of each component; ValueError for parameters that are no mixture.
+template <typename T>
+std::vector<T> component_constants(const Mixture<T>& mix, const T* log_weights) {
+  std::vector<T> constants(mix.components);
+  for (const auto m : c10::irange(mix.components)) {
+    const T* cholesky = mix.cholesky + m * mix.dim * mix.dim;
+    double log_det = 0;
+    for (const auto i : c10::irange(mix.dim)) log_det += std::log(double(cholesky[i * (mix.dim + 1)]));
+    TORCH_CHECK_VALUE(std::isfinite(log_det), "precisions_cholesky[", m,
+                      "] has a diagonal entry that is not ", "positive and finite");
+    // A zero weight (log -inf) is a component that never counts.
+    TORCH_CHECK_VALUE(log_weights[m] < std::numeric_limits<T>::infinity(), "log_weights[", m, "] is ",
+                      log_weights[m], ": expected the logarithm of a weight");
+    constants[m] = T(double(log_weights[m]) + log_det - 0.5 * kLogTwoPi * double(mix.dim));
+  }
+  return constants;
+}
+
+template <typename T>
+void check_finite(const T* data, int64_t size, const char* name) {
+  T zero = 0;
+#pragma omp simd reduction(+ : zero)
+  for (int64_t i = 0; i < size; ++i) zero += data[i] * T(0);
+  TORCH_CHECK_VALUE(zero == T(0), name, " holds values that are not finite");
+}
+
+template <typename T>
+void run(const Tensor& features, const Tensor& means, const Tensor& cholesky, const Tensor& log_weights,
+         Problem<T> problem) {
+  problem.atoms = features.size(0);
+  problem.features = features.const_data_ptr<T>();
+  problem.mixture = {means.size(1), means.size(0), means.const_data_ptr<T>(), cholesky.const_data_ptr<T>(),
+                     nullptr};
+  check_finite(problem.mixture.means, means.numel(), "means");
+  check_finite(problem.mixture.cholesky, cholesky.numel(), "precisions_cholesky");
+  const auto constants = component_constants(problem.mixture, log_weights.const_data_ptr<T>());
+  problem.mixture.constants = constants.data();
+
+  const int64_t lanes = kernels<T>().lanes;
+  const int64_t per_thread = (problem.atoms + at::get_num_threads() - 1) / at::get_num_threads();
+  const int64_t chunk = std::min(kChunk, (per_thread + lanes - 1) / lanes * lanes);
+  const int64_t chunks = chunk == 0 ? 0 : (problem.atoms + chunk - 1) / chunk;
+  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    Worker<T> worker(problem, chunk);
+    for (const auto c : c10::irange(begin, end)) worker(c * chunk, std::min(problem.atoms, (c + 1) * chunk));
+  });
+}
+
+// Checks the arguments and calls run<T> on contiguous ones with the outputs that `outputs(T{})` names.
+template <typename Outputs>
+void dispatch(const Tensor& features, const Tensor& means, const Tensor& cholesky, const Tensor& log_weights,
+              Outputs outputs) {
+  const Tensor x = features.contiguous(), mu = means.contiguous(), P = cholesky.contiguous(),
+               log_w = log_weights.contiguous();
+  if (features.scalar_type() == at::kFloat) {
+    run<float>(x, mu, P, log_w, outputs(float{}));
+  } else {
+    run<double>(x, mu, P, log_w, outputs(double{}));
+  }
+}
+
+Tensor nll_cpu(const Tensor& features, const Tensor& means, const Tensor& cholesky,
+               const Tensor& log_weights) {
+  check_arguments(features, means, cholesky, log_weights);
+  Tensor nll = features.new_empty({features.size(0)});
+  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
+    Problem<T> problem;
+    problem.nll = nll.mutable_data_ptr<T>();
+    return problem;
+  });
+  return nll;
+}
+
+std::tuple<Tensor, Tensor> grad_cpu(const Tensor& features, const Tensor& means, const Tensor& cholesky,
+                                    const Tensor& log_weights) {
+  check_arguments(features, means, cholesky, log_weights);
+  Tensor nll = features.new_empty({features.size(0)});
+  Tensor grad = at::empty_like(features, at::MemoryFormat::Contiguous);
+  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
+    Problem<T> problem;
+    problem.nll = nll.mutable_data_ptr<T>();
+    problem.grad = grad.mutable_data_ptr<T>();
+    return problem;
+  });
+  return {nll, grad};
+}
+
+Tensor hvp_cpu(const Tensor& features, const Tensor& means, const Tensor& cholesky, const Tensor& log_weights,
+               const Tensor& vector) {
+  check_arguments(features, means, cholesky, log_weights);
+  check_vector(vector, features);
+  const Tensor u = vector.contiguous();
+  Tensor product = at::empty_like(features, at::MemoryFormat::Contiguous);
+  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
+    Problem<T> problem;
+    problem.vector = u.const_data_ptr<T>();
+    problem.product = product.mutable_data_ptr<T>();
+    return problem;
+  });
+  return product;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(uqforce, CPU, m) {
+  m.impl("gmm_nll", nll_cpu);
+  m.impl("gmm_nll_grad", grad_cpu);
+  m.impl("gmm_nll_hvp", hvp_cpu);
+}
+
+}  // namespace uqforce::gmm_nll

@@ -1,0 +1,43 @@
+// What the instruction-set specific files offer. Plain structs and function pointers only: those files may
+// not contain inline functions of the standard library, whose code could leak into processors that lack the
+// set.
+#pragma once
+
+#include <cstdint>
+
+namespace uqforce::gmm_nll {
+
+// M components in D dimensions; `constants` [M] holds log w + log det P - D/2 log 2 pi.
+template <typename T>
+struct Mixture {
+  int64_t dim;
+  int64_t components;
+  const T* means;
+  const T* cholesky;
+  const T* constants;
+};
+
+// Kernels on a block of `vectors * lanes` atoms, one atom per SIMD lane: arrays [rows, vectors * lanes].
+// `vectors` is 1, 2 or `max_vectors`. What happens to an atom depends neither on its lane nor on the block.
+template <typename T>
+struct Kernels {
+  int64_t lanes;
+  int64_t max_vectors;
+
+  // log(w_m N(x | mu_m, Sigma_m)) [M] of features x [D], then in place exp(log - max), with max and the sum
+  // of the exponentials. scratch: [D].
+  void (*mixture)(const Mixture<T>&, const T* x, int64_t vectors, T* scratch, T* terms, T* max, T* sum);
+
+  // grad [D] += sum_m r_m A_m (x - mu_m) over the components with active[m]. scratch: [2D].
+  void (*gradient)(const Mixture<T>&, const T* x, const T* responsibility, const bool* active,
+                   int64_t vectors, T* scratch, T* grad);
+
+  // grad as above and product [D] += sum_m r_m (A_m u - v_m (v_m . u)), v_m = A_m (x - mu_m). scratch: [3D].
+  void (*hessian)(const Mixture<T>&, const T* x, const T* u, const T* responsibility, const bool* active,
+                  int64_t vectors, T* scratch, T* grad, T* product);
+};
+
+extern const Kernels<float> kernels_baseline_f32, kernels_avx2_f32, kernels_avx512_f32;
+extern const Kernels<double> kernels_baseline_f64, kernels_avx2_f64, kernels_avx512_f64;
+
+}  // namespace uqforce::gmm_nll

@@ -1,0 +1,274 @@
+"""gmm_nll: the mixture's negative log-likelihood, its gradient and Hessian-vector product."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from uqforce.ops import gmm_nll
+from uqforce.reference.gmm_nll import gmm_nll as reference
+
+SIZES = [(0, 3, 2), (1, 1, 1), (5, 7, 3), (100, 16, 20), (333, 33, 5), (40, 128, 4)]  # N, D, M
+
+
+def make_mixture(components: int, dim: int, seed: int = 0) -> list[Tensor]:
+    """means, precisions_cholesky, log_weights in float64; overlapping, with condition numbers near 100."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(components, dim, dim, generator=generator, dtype=torch.float64) / dim**0.5
+    covariance = normal @ normal.mT + 0.05 * torch.eye(dim)
+    identity = torch.eye(dim, dtype=torch.float64).expand_as(covariance)
+    factor = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False)
+    means = torch.randn(components, dim, generator=generator, dtype=torch.float64)
+    log_weights = torch.randn(components, generator=generator, dtype=torch.float64).log_softmax(0)
+    return [means, factor.mT.contiguous(), log_weights]
+
+
+def make_case(
+    atoms: int, dim: int, components: int, device, dtype=torch.float64
+) -> tuple[Tensor, list[Tensor]]:
+    mixture = [t.to(device, dtype) for t in make_mixture(components, dim)]
+    features = torch.randn(atoms, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return features.to(device, dtype), mixture
+
+
+@pytest.mark.parametrize(("atoms", "dim", "components"), SIZES)
+def test_equals_reference(atoms, dim, components, device, dtype):
+    features, mixture = make_case(atoms, dim, components, device, dtype)
+    exact = features.double().requires_grad_()
+    expected = reference(exact, *[t.double() for t in mixture])
+    (expected_grad,) = torch.autograd.grad(expected.sum(), exact)
+    features.requires_grad_()
+    value = gmm_nll(features, *mixture)
+    (grad,) = torch.autograd.grad(value.sum(), features)
+    assert value.dtype == dtype
+    tolerance = {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-11, "rtol": 1e-11}
+    torch.testing.assert_close(value.double(), expected, **tolerance)
+    torch.testing.assert_close(grad.double(), expected_grad, **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(gmm_nll(features, *mixture), value, rtol=0, atol=0)
+
+
+def test_equals_scikit_learn(device):
+    data = torch.randn(500, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    data[:250] += 3
+    fit = GaussianMixture(4, random_state=0).fit(data)
+    mixture = [torch.as_tensor(a).to(device) for a in (fit.means_, fit.precisions_cholesky_)]
+    value = gmm_nll(data.to(device), *mixture, torch.as_tensor(fit.weights_).log().to(device))
+    torch.testing.assert_close(value.cpu(), -torch.as_tensor(fit.score_samples(data)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
+def test_float32_accuracy_in_the_domain(scale, device):
+    """Features far from the origin and of any scale, drawn from a mixture with reg_covar-like variances."""
+    means, factor, log_weights = make_mixture(10, 32)
+    means, factor = scale * (means + 20), factor / scale
+    noise = torch.linalg.solve_triangular(
+        factor.mT, torch.randn(10, 32, 50, dtype=torch.float64), upper=False
+    )
+    features = (means[:, :, None] + noise).mT.reshape(-1, 32).float()
+    single = [t.float() for t in (means, factor, log_weights)]
+    value = gmm_nll(features.to(device), *[t.to(device) for t in single]).cpu().double()
+    expected = reference(features.double(), *[t.double() for t in single])
+    torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_far_outside(device, dtype):
+    """Where every density underflows, the value is still that of the best component."""
+    features, mixture = make_case(3, 5, 4, device, dtype)
+    value = gmm_nll(features * 1e4, *mixture)
+    expected = reference(features.double() * 1e4, *[t.double() for t in mixture])
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_gradients(device):
+    features, mixture = make_case(6, 5, 4, device)
+    features.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: gmm_nll(x, *mixture), features)
+    assert torch.autograd.gradgradcheck(lambda x: gmm_nll(x, *mixture), features)
+    vector = torch.randn_like(features).requires_grad_()
+    constant = features.detach()
+    assert torch.autograd.gradcheck(lambda v: torch.ops.uqforce.gmm_nll_hvp(constant, *mixture, v), vector)
+
+
+@pytest.mark.parametrize(("atoms", "dim", "components"), [(100, 16, 20), (333, 33, 5)])
+def test_hessian_product_equals_reference(atoms, dim, components, device, dtype):
+    features, mixture = make_case(atoms, dim, components, device, dtype)
+    vector = torch.randn_like(features)
+    product = torch.ops.uqforce.gmm_nll_hvp(features, *mixture, vector)
+    exact = features.double().requires_grad_()
+    value = reference(exact, *[t.double() for t in mixture])
+    (grad,) = torch.autograd.grad(value.sum(), exact, create_graph=True)
+    (expected,) = torch.autograd.grad((grad * vector.double()).sum(), exact)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    torch.testing.assert_close(
+        product.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max()
+    )
+
+
+def test_third_derivative_is_refused(device):
+    features, mixture = make_case(3, 2, 2, device)
+    features.requires_grad_()
+    (grad,) = torch.autograd.grad(gmm_nll(features, *mixture).sum(), features, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), features, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        second.sum().backward()
+
+
+@pytest.mark.parametrize("op", ["gmm_nll", "gmm_nll_grad", "gmm_nll_hvp"])
+def test_opcheck(op, device):
+    features, mixture = make_case(9, 6, 3, device)
+    features.requires_grad_(op != "gmm_nll_hvp")
+    vector = [torch.randn_like(features).requires_grad_()] if op == "gmm_nll_hvp" else []
+    torch.library.opcheck(getattr(torch.ops.uqforce, op).default, (features, *mixture, *vector))
+
+
+class Score(torch.nn.Module):
+    def __init__(self, mixture: list[Tensor]):
+        super().__init__()
+        for name, tensor in zip(("means", "factor", "log_weights"), mixture):
+            self.register_buffer(name, tensor)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return gmm_nll(features, self.means, self.factor, self.log_weights)
+
+
+def test_script_save_load(device, tmp_path, fresh_process):
+    features, mixture = make_case(11, 4, 3, device)
+    torch.jit.script(Score(mixture)).save(tmp_path / "score.pt")
+    torch.save(features, tmp_path / "features.pt")
+    fresh_process(
+        """
+        score = torch.jit.load("score.pt")
+        x = torch.load("features.pt").requires_grad_()
+        value = score(x)
+        grad, = torch.autograd.grad(value.sum(), x, create_graph=True)
+        second, = torch.autograd.grad(grad.square().sum(), x)
+        torch.save((value, grad, second), "out.pt")
+        """
+    )
+    features.requires_grad_()
+    value = gmm_nll(features, *mixture)
+    (grad,) = torch.autograd.grad(value.sum(), features, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), features)
+    loaded = torch.load(tmp_path / "out.pt")
+    assert all(torch.equal(a, b) for a, b in zip(loaded, (value, grad, second)))
+
+
+def test_edges(device, dtype):
+    features, mixture = make_case(70_000, 3, 2, device, dtype)
+    value = gmm_nll(features, *mixture)
+    few = gmm_nll(features[65_530:65_540], *mixture)
+    assert torch.equal(few, value[65_530:65_540])  # an atom's value does not depend on the others
+    strided = features.repeat(1, 2)[:50, :3]
+    assert not strided.is_contiguous()
+    assert torch.equal(gmm_nll(strided, mixture[0].mT.contiguous().mT, *mixture[1:]), value[:50])
+    below = mixture[1] + torch.ones_like(mixture[1]).tril(-1)
+    assert torch.equal(gmm_nll(features[:50], mixture[0], below, mixture[2]), value[:50])
+
+
+def test_zero_weight_and_nan(device, dtype):
+    """A component of weight 0 never counts; a NaN feature spoils its own atom only."""
+    features, mixture = make_case(5, 3, 3, device, dtype)
+    log_weights = mixture[2].clone()
+    log_weights[1] = -torch.inf
+    kept = [t[[0, 2]] for t in (*mixture[:2], log_weights)]
+    features.requires_grad_()
+    value = gmm_nll(features, *mixture[:2], log_weights)
+    torch.testing.assert_close(value, gmm_nll(features, *kept))
+    spoiled = features.detach().clone()
+    spoiled[2, 1] = torch.nan
+    value, grad = torch.ops.uqforce.gmm_nll_grad(spoiled, *mixture)
+    assert value.isnan().tolist() == [False, False, True, False, False]
+    assert grad.isnan().any(1).tolist() == [False, False, True, False, False]
+
+
+def test_bitwise_the_same(device, dtype):
+    """From run to run, and for one thread or two."""
+    features, mixture = make_case(3001, 17, 9, device, dtype)
+    vector = torch.randn_like(features)
+
+    def run() -> list[Tensor]:
+        outputs = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+        return [*outputs, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, vector)]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    first, again = run(), run()
+    torch.set_num_threads(2)
+    two = run()
+    torch.set_num_threads(threads)
+    for a, b, c in zip(first, again, two):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+ALL_SETS = """
+import sys, torch
+from uqforce.ops import gmm_nll
+features, *mixture = torch.load(sys.argv[1])
+value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+torch.save((value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)), sys.argv[2])
+"""
+
+
+def test_every_instruction_set(dtype, tmp_path):
+    """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
+    features, mixture = make_case(200, 19, 7, "cpu", dtype)
+    torch.save([features, *mixture], tmp_path / "in.pt")
+    results = []
+    for isa in ("", "avx2", "baseline"):
+        command = [sys.executable, "-W", "ignore", "-c", ALL_SETS, tmp_path / "in.pt", tmp_path / "out.pt"]
+        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
+        if "this processor offers" in done.stderr:
+            continue
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(tmp_path / "out.pt"))
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            torch.testing.assert_close(
+                a,
+                b,
+                rtol=100 * torch.finfo(dtype).eps,
+                atol=1e3 * torch.finfo(dtype).eps * a.abs().max().item(),
+            )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, mu, P, w: (x[0], mu, P, w), ValueError, "features has shape"),
+        (lambda x, mu, P, w: (x, mu[:, :2], P, w), ValueError, "means has shape"),
+        (lambda x, mu, P, w: (x, mu, P[:1], w), ValueError, "precisions_cholesky has shape"),
+        (lambda x, mu, P, w: (x, mu, P, w[:1]), ValueError, "log_weights has shape"),
+        (lambda x, mu, P, w: (x, mu[:0], P[:0], w[:0]), ValueError, "at least one component"),
+        (lambda x, mu, P, w: (x.half(), mu, P, w), TypeError, "features is Half"),
+        (lambda x, mu, P, w: (x, mu.float(), P, w), TypeError, "means is Float but features is Double"),
+        (lambda x, mu, P, w: (x, mu.to("meta"), P, w), ValueError, "means is on meta"),
+        (lambda x, mu, P, w: (x, mu / 0, P, w), ValueError, "means holds values that are not finite"),
+        (lambda x, mu, P, w: (x, mu, P / 0, w), ValueError, "precisions_cholesky holds"),
+        (lambda x, mu, P, w: (x, mu, -P, w), ValueError, "not positive and finite"),
+        (lambda x, mu, P, w: (x, mu, P, w / 0 * -1), ValueError, "log_weights.0. is inf"),
+        (lambda x, mu, P, w: (x, mu.clone().requires_grad_(), P, w), RuntimeError, "pass means.detach"),
+    ],
+)
+def test_errors(change, error, message, device):
+    features, mixture = make_case(4, 3, 2, device)
+    with pytest.raises(error, match=message):
+        gmm_nll(*change(features, *mixture))
+
+
+def test_without_cuda():
+    """A CUDA tensor in a build without CUDA kernels meets one clear sentence."""
+    from uqforce import _C
+
+    if _C.with_cuda:
+        pytest.skip("this build has CUDA kernels")
+    features, mixture = make_case(2, 3, 2, "cpu")
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    for op, more in (("gmm_nll", []), ("gmm_nll_grad", []), ("gmm_nll_hvp", [features])):
+        with pytest.raises(NotImplementedError, match="without CUDA kernels for uqforce::gmm_nll"):
+            getattr(torch.ops.uqforce, op).default.redispatch(cuda, features, *mixture, *more)
