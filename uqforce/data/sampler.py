@@ -1,0 +1,39 @@
+"""Which structures are seen in which step: a pure function of its arguments, so any step can be resumed."""
+
+from collections.abc import Sized
+
+import numpy as np
+
+
+def batches(
+    dataset: Sized,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    shuffle: bool = True,
+) -> list[list[int]]:
+    """The structures of every step of one epoch for one process.
+
+    `batch_size` counts the structures of a step over all processes. Step k takes entries k*batch_size to
+    (k+1)*batch_size of the epoch's permutation (or of 0, 1, 2, ... without `shuffle`) and process `rank`
+    every world_size-th of them, so every structure is seen exactly once per epoch, all processes take the
+    same number of steps, and the union of their shares does not depend on their number. The last step keeps
+    what is left; where that is fewer structures than processes, some shares are empty lists, which `collate`
+    turns into empty batches.
+
+    A run killed after k steps resumes with `batches(...)[k:]`. The permutation comes from numpy's frozen
+    `RandomState([seed, epoch])` and is the same under every version of numpy.
+
+    Raises ValueError for batch_size or world_size below 1, a rank outside the world, or a negative seed or
+    epoch.
+    """
+    if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(
+            f"batch_size {batch_size} and world_size {world_size} must be positive and rank {rank} lie in "
+            f"[0, {world_size})"
+        )
+    n = len(dataset)
+    order = np.random.RandomState([seed, epoch]).permutation(n) if shuffle else np.arange(n)
+    return [order[start : start + batch_size][rank::world_size].tolist() for start in range(0, n, batch_size)]
