@@ -1,0 +1,374 @@
+"""The six tests of the convolution, and its equality with e3nn's tensor product."""
+
+import pytest
+import torch
+from e3nn import o3
+
+from uqforce.ops.irreps import from_e3nn, to_e3nn
+from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
+from uqforce.reference.tensor_product_conv import tensor_product_conv as reference_conv
+
+TINY = TensorProductSpec("2x0e + 1x1o", 1, "0e + 1o + 1e")
+SMALL = TensorProductSpec("5x0e + 3x0o + 2x1o + 17x1e + 1x2e", 2, "0e + 1o + 1e + 2e + 2o")
+HIGH = TensorProductSpec("2x3o + 1x4e", 4, "0e + 1o + 2e + 3o + 3e + 4e")
+WIDE = TensorProductSpec("40x0e + 33x1o", 1, "0e + 1o")  # whole vectors and tails of every instruction set
+SPECS = {"tiny": TINY, "small": SMALL, "high": HIGH, "wide": WIDE}
+
+
+@pytest.fixture(params=SPECS)
+def spec(request):
+    return SPECS[request.param]
+
+
+def random_graph(nodes, edges, device="cpu", generator=None):
+    """Edges sorted by centre, self-edges and repeated edges among them."""
+    index = torch.randint(max(nodes, 1), (2, edges), generator=generator)
+    index[0] = index[0].sort().values
+    return index.to(device)
+
+
+def random_inputs(spec, nodes, edges, dtype, device="cpu", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(nodes, spec.dim_in), (edges, spec.irreps_sh.dim), (edges, spec.weight_numel)]
+    tensors = [torch.randn(shape, dtype=dtype, generator=generator).to(device) for shape in shapes]
+    return *tensors, random_graph(nodes, edges, device, generator)
+
+
+def second_order(conv, x, sh, weight, edge_index, spec):
+    """Value, first derivatives, and the derivatives of a function of them: all three ops."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random_like(tensor):
+        return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator).to(tensor.device)
+
+    inputs = [t.detach().requires_grad_() for t in (x, sh, weight)]
+    out = conv(*inputs, edge_index, spec.flat)
+    grad = random_like(out).requires_grad_()
+    first = torch.autograd.grad(out, inputs, grad, create_graph=True)
+    second = torch.autograd.grad(first, [grad, *inputs], [random_like(t) for t in first])
+    return out, *first, *second
+
+
+def assert_close(actual, expected, tolerance):
+    """Largest error relative to the largest entry."""
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        if b.numel():
+            assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def test_equals_reference(spec, dtype, device):
+    inputs = random_inputs(spec, 7, 60, dtype, device)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert_close(
+        second_order(tensor_product_conv, *inputs, spec),
+        second_order(reference_conv, *inputs, spec),
+        tolerance,
+    )
+
+
+@pytest.mark.parametrize("spec", [TINY, TensorProductSpec("2x1o + 1x2e", 2, "1o + 2e")])
+def test_gradients(spec, device):
+    *tensors, edge_index = random_inputs(spec, 3, 5, torch.float64, device)
+    inputs = [t.requires_grad_() for t in tensors]
+
+    def conv(x, sh, weight):
+        return tensor_product_conv(x, sh, weight, edge_index, spec.flat)
+
+    assert torch.autograd.gradcheck(conv, inputs)
+    assert torch.autograd.gradgradcheck(conv, inputs)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)])
+def test_gradients_of_some_inputs(needed, device):
+    """Gradients that are not asked for are not computed, and the others do not change."""
+    *tensors, edge_index = random_inputs(SMALL, 4, 20, torch.float64, device)
+
+    def gradients(needed):
+        inputs = [t.detach().requires_grad_(k in needed) for k, t in enumerate(tensors)]
+        out = tensor_product_conv(*inputs, edge_index, SMALL.flat)
+        first = torch.autograd.grad(out.square().sum(), [inputs[k] for k in needed], create_graph=True)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), [inputs[k] for k in needed])
+        return dict(zip(needed, first)), second
+
+    every_first, _ = gradients((0, 1, 2))
+    some_first, some_second = gradients(needed)
+    assert all(torch.equal(some_first[k], every_first[k]) for k in needed)
+
+    def expected(needed):
+        inputs = [t.detach().requires_grad_(k in needed) for k, t in enumerate(tensors)]
+        out = reference_conv(*inputs, edge_index, SMALL.flat)
+        first = torch.autograd.grad(out.square().sum(), [inputs[k] for k in needed], create_graph=True)
+        return torch.autograd.grad(sum(t.square().sum() for t in first), [inputs[k] for k in needed])
+
+    assert_close(some_second, expected(needed), 1e-13)
+
+
+def test_third_derivative_is_refused():
+    *tensors, edge_index = random_inputs(TINY, 3, 5, torch.float64)
+    inputs = [t.requires_grad_() for t in tensors]
+    first = torch.autograd.grad(
+        tensor_product_conv(*inputs, edge_index, TINY.flat).square().sum(), inputs, create_graph=True
+    )
+    second = torch.autograd.grad(first[0].square().sum(), inputs, create_graph=True)
+    with pytest.raises(NotImplementedError, match="twice, not three times"):
+        second[1].square().sum().backward()
+
+
+@pytest.mark.parametrize("edges", [0, 5])
+def test_opcheck(edges, device):
+    x, sh, weight, edge_index = random_inputs(TINY, 3, edges, torch.float64, device)
+    grad = torch.randn(3, TINY.dim_out, dtype=torch.float64, device=device)
+    x, sh, weight, grad = (t.requires_grad_() for t in (x, sh, weight, grad))
+    library = torch.ops.uqforce
+    torch.library.opcheck(library.tensor_product_conv, (x, sh, weight, edge_index, TINY.flat))
+    arguments = (grad, x, sh, weight, edge_index, TINY.flat)
+    torch.library.opcheck(library.tensor_product_conv_backward, (*arguments, [True] * 3))
+    torch.library.opcheck(library.tensor_product_conv_backward, (*arguments, [False, True, False]))
+    detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
+    for cotangents in ([x, sh, weight], [x, None, None]):
+        cotangents = [None if t is None else t.detach() for t in cotangents]
+        torch.library.opcheck(
+            library.tensor_product_conv_double_backward, (*cotangents, *detached, [True] * 4)
+        )
+
+
+def test_export_keeps_sizes_dynamic():
+    class Layer(torch.nn.Module):
+        def forward(self, x, sh, weight, edge_index):
+            return torch.ops.uqforce.tensor_product_conv(x, sh, weight, edge_index, SMALL.flat)
+
+    nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
+    shapes = ({0: nodes}, {0: edges}, {0: edges}, {1: edges})
+    exported = torch.export.export(
+        Layer(), random_inputs(SMALL, 4, 20, torch.float32), dynamic_shapes=shapes
+    ).module()
+    inputs = random_inputs(SMALL, 9, 31, torch.float32)
+    assert torch.equal(exported(*inputs), Layer()(*inputs))
+
+
+class Layer(torch.nn.Module):
+    """Convolution with a spec held as an attribute, as in a model."""
+
+    def __init__(self, spec: list[int]):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, x: torch.Tensor, sh: torch.Tensor, weight: torch.Tensor, edge_index: torch.Tensor):
+        return tensor_product_conv(x, sh, weight, edge_index, self.spec)
+
+
+def test_script_save_load(fresh_process, tmp_path):
+    torch.jit.script(Layer(SMALL.flat)).save(tmp_path / "layer.pt")
+    inputs = random_inputs(SMALL, 5, 30, torch.float64)
+    torch.save(list(inputs), tmp_path / "inputs.pt")
+    fresh_process(
+        """
+        layer = torch.jit.load("layer.pt")
+        x, sh, weight, edge_index = torch.load("inputs.pt", weights_only=True)
+        inputs = [t.requires_grad_() for t in (x, sh, weight)]
+        out = layer(*inputs, edge_index)
+        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), inputs)
+        torch.save([t.detach() for t in (out, *first, *second)], "results.pt")
+        """
+    )
+    leaves = [t.requires_grad_() for t in inputs[:3]]
+    out = tensor_product_conv(*leaves, inputs[3], SMALL.flat)
+    first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
+    loaded = torch.load(tmp_path / "results.pt", weights_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(loaded, (out, *first, *second), strict=True))
+
+
+@pytest.mark.parametrize("nodes, edges", [(0, 0), (1, 0), (1, 3), (6, 0), (2, 500)])
+def test_small_and_crowded(nodes, edges, dtype, device):
+    """No atoms, one atom, self-edges only, no neighbours, many edges per atom."""
+    inputs = random_inputs(SMALL, nodes, edges, dtype, device)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert_close(
+        second_order(tensor_product_conv, *inputs, SMALL),
+        second_order(reference_conv, *inputs, SMALL),
+        tolerance,
+    )
+
+
+def test_non_contiguous_and_expanded(device):
+    x, sh, weight, edge_index = random_inputs(SMALL, 5, 30, torch.float64, device)
+    expected = second_order(tensor_product_conv, x, sh, weight, edge_index, SMALL)
+    strided = [torch.stack([t, t + 1], dim=-1)[..., 0] for t in (x, sh, weight, edge_index)]
+    assert not any(t.is_contiguous() for t in strided)
+    for a, b in zip(second_order(tensor_product_conv, *strided, SMALL), expected, strict=True):
+        assert torch.equal(a, b)
+    leaf = x.detach().requires_grad_()
+    out = tensor_product_conv(leaf, sh, weight, edge_index, SMALL.flat)
+    (expanded,) = torch.autograd.grad(out.sum(), leaf, retain_graph=True)  # cotangent of stride 0
+    (dense,) = torch.autograd.grad(out, leaf, torch.ones_like(out))
+    assert torch.equal(expanded, dense)
+
+
+def test_more_than_65535_nodes(device):
+    nodes = 70_000
+    x, sh, weight, edge_index = random_inputs(TINY, nodes, 3 * nodes, torch.float32, device)
+    assert edge_index.max() > 65_535
+    out = tensor_product_conv(x, sh, weight, edge_index, TINY.flat)
+    assert_close([out], [reference_conv(x, sh, weight, edge_index, TINY.flat)], 1e-5)
+
+
+def test_unsorted_edges(spec, device):
+    """All three ops sort inside, stably: the same bits as for edges sorted beforehand."""
+    x, sh, weight, edge_index = random_inputs(spec, 7, 60, torch.float64, device)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(2)).to(device)
+    stable = torch.argsort(edge_index[0, order], stable=True)
+    ddx, ddsh, ddw, _ = random_inputs(spec, 7, 60, torch.float64, device, seed=3)
+    grad = torch.randn(7, spec.dim_out, dtype=torch.float64, device=device)
+    library = torch.ops.uqforce
+
+    def results(order):
+        """By node; by edge."""
+        edges = (sh[order], weight[order], edge_index[:, order], spec.flat)
+        out = library.tensor_product_conv(x, *edges)
+        dx, *by_edge = library.tensor_product_conv_backward(grad, x, *edges, [True] * 3)
+        cotangents = (ddx, ddsh[order], ddw[order])
+        dgrad, second_dx, *more_by_edge = library.tensor_product_conv_double_backward(
+            *cotangents, grad, x, *edges, [True] * 4
+        )
+        return [out, dx, dgrad, second_dx], by_edge + more_by_edge
+
+    by_node, by_edge = results(order)
+    expected_by_node, expected_by_edge = results(order[stable])
+    assert all(torch.equal(a, b) for a, b in zip(by_node, expected_by_node, strict=True))
+    assert all(torch.equal(a[stable], b) for a, b in zip(by_edge, expected_by_edge, strict=True))
+
+
+def test_bitwise_the_same_twice_and_for_any_number_of_threads(spec, dtype):
+    inputs = random_inputs(spec, 50, 1500, dtype)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(second_order(tensor_product_conv, *inputs, spec))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def e3nn_conv(spec, x, sh, weight, edge_index):
+    """Value in our layout from e3nn's TensorProduct (instructions as NequIP builds them) and index_add."""
+    products, instructions = [], []
+    for i, (mul, ir_in) in enumerate(spec.irreps_in):
+        for k, (_, ir_sh) in enumerate(spec.irreps_sh):
+            for ir_out in ir_in * ir_sh:
+                if ir_out in spec.irreps_out:
+                    instructions.append((i, k, len(products), "uvu", True))
+                    products.append((mul, ir_out))
+    sorted_products, position, _ = o3.Irreps(products).sort()
+    instructions = [(i, k, position[out], mode, train) for i, k, out, mode, train in instructions]
+    torch.set_default_dtype(torch.float64)  # e3nn's constants are rounded to the default type when it builds
+    try:
+        product = o3.TensorProduct(
+            *(spec.irreps_in, spec.irreps_sh, sorted_products, instructions),
+            shared_weights=False,
+            internal_weights=False,
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    messages = product(to_e3nn(x, spec.irreps_in)[edge_index[1]], sh, weight)
+    out = x.new_zeros(x.shape[0], sorted_products.dim).index_add(0, edge_index[0], messages)
+    # e3nn's blocks of one irrep follow one another: side by side in its channels when seen as [mul, 2l+1]
+    return from_e3nn(out, spec.irreps_out)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_e3nn(seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(*choices):
+        return choices[torch.randint(len(choices), (), generator=generator)]
+
+    lmax = pick(1, 2, 3, 4)
+    irreps_in = [(pick(1, 2, 3, 8, 17), (pick(0, 1, 2, 3, 4), pick(1, -1))) for _ in range(pick(1, 2, 3))]
+    every = o3.Irreps([(1, (l, p)) for l in range(5) for p in (1, -1)])
+    spec = TensorProductSpec(irreps_in, lmax, every)
+    x, sh, weight, edge_index = random_inputs(spec, 6, 25, torch.float64, seed=seed)
+
+    def e3nn_convolution(x, sh, weight, edge_index, _):
+        return e3nn_conv(spec, x, sh, weight, edge_index)
+
+    assert_close(
+        second_order(tensor_product_conv, x, sh, weight, edge_index, spec),
+        second_order(e3nn_convolution, x, sh, weight, edge_index, spec),
+        1e-12,
+    )
+
+
+def test_every_coupling_equals_e3nn():
+    """All 65 triples of degrees up to 4 in one spec."""
+    irreps_in = o3.Irreps([(2, (l, (-1) ** l)) for l in range(5)])
+    spec = TensorProductSpec(irreps_in, 4, [(1, (l, p)) for l in range(5) for p in (1, -1)])
+    assert len({path[:3] for path in spec.paths}) == 65
+    x, sh, weight, edge_index = random_inputs(spec, 5, 20, torch.float64)
+    out = tensor_product_conv(x, sh, weight, edge_index, spec.flat)
+    assert_close([out], [e3nn_conv(spec, x, sh, weight, edge_index)], 1e-12)
+
+
+def test_spec_of_nequip_layer():
+    spec = TensorProductSpec("128x0e + 64x1o + 32x2e", 2, "128x0e + 64x1o + 32x2e")
+    assert spec.weight_numel == 768
+    assert spec.irreps_out == o3.Irreps("224x0e + 288x1o + 256x2e")
+    assert (spec.dim_in, spec.flat[0], spec.flat[3]) == (480, 480, 768)
+    with pytest.raises(ValueError, match="degree l = 5 is above 4"):
+        TensorProductSpec("1x5o", 1, "1x4e")
+    with pytest.raises(ValueError, match="no path"):
+        TensorProductSpec("1x0e", 0, "1x1o")
+
+
+def test_bad_arguments():
+    x, sh, weight, edge_index = random_inputs(TINY, 3, 5, torch.float32)
+    flat = TINY.flat
+    with pytest.raises(ValueError, match=r"edge_sh has shape \[5, 3\], expected \[5, 4\]"):
+        tensor_product_conv(x, sh[:, :3], weight, edge_index, flat)
+    with pytest.raises(ValueError, match="edge_weight has shape"):
+        tensor_product_conv(x, sh, weight[:4], edge_index, flat)
+    with pytest.raises(ValueError, match="edge_index has shape"):
+        tensor_product_conv(x, sh, weight, edge_index.T, flat)
+    with pytest.raises(TypeError, match="edge_weight is Double but x is Float"):
+        tensor_product_conv(x, sh, weight.double(), edge_index, flat)
+    with pytest.raises(TypeError, match="x is Half"):
+        tensor_product_conv(x.half(), sh.half(), weight.half(), edge_index, flat)
+    with pytest.raises(TypeError, match="edge_index is Int"):
+        tensor_product_conv(x, sh, weight, edge_index.int(), flat)
+    for wrong in (-1, 3):
+        with pytest.raises(IndexError, match=f"edge_index has {wrong} but x has 3 nodes"):
+            bad = edge_index.clone()
+            bad[1, 2] = wrong
+            tensor_product_conv(x, sh, weight, bad, flat)
+    with pytest.raises(ValueError, match="edge_sh is on cpu but x is on meta"):
+        tensor_product_conv(x.to("meta"), sh, weight.to("meta"), edge_index.to("meta"), flat)
+
+
+def test_bad_spec():
+    inputs = random_inputs(TINY, 3, 5, torch.float32)
+    with pytest.raises(ValueError, match="no list of paths"):
+        tensor_product_conv(*inputs, TINY.flat[:-1])
+    for position, value, message in [
+        (5, 7, "couples degrees"),  # l1
+        (9, TINY.dim_in, "leaves its tensors"),  # in_offset
+        (8, 3, "leaves its tensors or shares"),  # mul
+        (3, TINY.weight_numel + 1, "belongs to no path"),
+    ]:
+        flat = list(TINY.flat)
+        flat[position] = value
+        with pytest.raises(ValueError, match=message):
+            tensor_product_conv(*inputs, flat)
+
+
+def test_without_cuda_one_sentence():
+    if torch.cuda.is_available():
+        pytest.skip("this build may have CUDA kernels")
+    inputs = random_inputs(TINY, 3, 5, torch.float32)
+    op = torch.ops.uqforce.tensor_product_conv.default
+    with pytest.raises(NotImplementedError, match=r"built without CUDA kernels .* \.cpu\(\)"):
+        op.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *inputs, TINY.flat)
