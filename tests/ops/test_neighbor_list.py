@@ -1,0 +1,415 @@
+"""neighbor_list, edge_vectors: the six tests of every op, other programs' lists, and bad input."""
+
+import itertools
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+import torch
+from ase.neighborlist import neighbor_list as ase_neighbor_list
+from torch.autograd import gradcheck, gradgradcheck
+from vesin import NeighborList as VesinList
+
+from uqforce.ops.neighbor_list import edge_vectors, neighbor_list
+from uqforce.reference import neighbor_list as reference
+
+OPS = torch.ops.uqforce
+
+
+def random_structure(rng, max_atoms=12, min_height=1.0):
+    """Positions, cell, pbc, cutoff: triclinic, left-handed too, atoms outside the cell, sparse to dense."""
+    n = int(rng.integers(1, max_atoms + 1))
+    pbc = rng.random(3) < rng.choice([0.0, 0.5, 1.0], p=[0.15, 0.45, 0.4])
+    size = rng.uniform(1.5, 8)
+    while True:
+        cell = rng.normal(size=(3, 3)) * size
+        if rng.random() < 0.3:  # a skewed box
+            cell = np.diag(rng.uniform(1.5, 8, 3)) @ (np.eye(3) + np.tril(rng.normal(size=(3, 3)), -1))
+        if (1 / np.linalg.norm(np.linalg.inv(cell), axis=0)).min() > min_height:
+            break
+    spread = rng.choice([0.3, 1.0, 3.0])
+    positions = rng.uniform(-spread, 1 + spread, size=(n, 3)) @ cell
+    cell[~pbc] *= rng.integers(2)  # rows of directions that are not periodic mean nothing
+    return positions, cell, pbc, rng.uniform(0.8, 4.5)
+
+
+def tensors(positions, cell, pbc, dtype=torch.float64, device="cpu"):
+    return (
+        torch.tensor(positions, dtype=dtype, device=device),
+        torch.tensor(cell, dtype=dtype, device=device)[None],
+        torch.tensor(pbc, device=device)[None],
+    )
+
+
+def near_cutoff(distances, cutoff, margin=1e-9):
+    return bool((np.abs(np.asarray(distances) - cutoff) < margin).any())
+
+
+def crystal(repeat=2, noise=0.05, seed=0, dtype=torch.float64, device="cpu"):
+    """Silicon, triclinic cell."""
+    atoms = ase.build.bulk("Si") * (repeat, repeat, repeat)
+    atoms.rattle(noise, seed=seed)
+    return tensors(atoms.positions, atoms.cell.array, atoms.pbc, dtype, device)
+
+
+def batch_of(structures):
+    """Positions, cell, pbc, batch of several structures (positions [N, 3], cell [1, 3, 3], pbc [1, 3])."""
+    positions, cells, pbcs = zip(*structures)
+    batch = torch.cat([torch.full((len(p),), b) for b, p in enumerate(positions)]).to(positions[0].device)
+    return torch.cat(positions), torch.cat(cells), torch.cat(pbcs), batch
+
+
+# ---- the six tests
+
+
+def test_equals_the_reference(device, dtype):
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        positions, cell, pbc, cutoff = random_structure(rng)
+        inputs = tensors(positions, cell, pbc, dtype, device)
+        index, shift, vec = reference.neighbor_list(*inputs, cutoff + 1e-3)
+        if near_cutoff(vec.norm(dim=1).cpu(), cutoff, 1e-9 if dtype == torch.float64 else 1e-4):
+            continue
+        near = vec.norm(dim=1) < cutoff
+        ours = neighbor_list(*inputs, cutoff)
+        assert torch.equal(ours.edge_index, index[:, near])
+        assert torch.equal(ours.cell_shift, shift[near])
+        torch.testing.assert_close(
+            ours.edge_vec, vec[near], rtol=1e-5, atol=2e-5 if dtype == torch.float32 else 1e-12
+        )
+        again = edge_vectors(inputs[0], inputs[1], ours.edge_index, ours.cell_shift)
+        assert torch.equal(again, ours.edge_vec)
+
+
+def test_gradients(device):
+    one, two = crystal(1, device=device), crystal(1, seed=3, device=device)
+    positions, cell, pbc, batch = batch_of([one, two])
+    positions.requires_grad_()
+    cell.requires_grad_()
+    found = neighbor_list(positions, cell, pbc, 3.0, batch)
+    shuffle = torch.randperm(found.edge_vec.shape[0], generator=torch.Generator().manual_seed(0))
+    index, shift = found.edge_index[:, shuffle], found.cell_shift[shuffle]
+    assert not index.requires_grad and not shift.requires_grad and shift.abs().sum() > 0
+
+    def by_list(r, c):
+        return neighbor_list(r, c, pbc, 3.0, batch).edge_vec
+
+    def by_edges(r, c):
+        return edge_vectors(r, c, index, shift, batch)
+
+    for function in (by_list, by_edges):
+        assert gradcheck(function, (positions, cell))
+        assert gradgradcheck(lambda r, c, f=function: f(r, c).pow(3), (positions, cell))
+
+    def backward(grad):
+        return OPS.edge_vectors_backward(grad, index, shift, batch, len(positions), 2)
+
+    grad = torch.randn(index.shape[1], 3, dtype=torch.float64, device=device, requires_grad=True)
+    assert gradcheck(backward, (grad,))
+    assert gradgradcheck(backward, (grad,))
+
+
+def test_opcheck(device):
+    positions, cell, pbc, batch = batch_of([crystal(1, device=device), crystal(1, seed=3, device=device)])
+    found = neighbor_list(positions, cell, pbc, 3.0, batch)
+    differentiable = (positions.requires_grad_(), cell.requires_grad_())
+    # opcheck's last test adds the float output to the sum of an integer one in place; the next test does
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(OPS.neighbor_list, (*differentiable, pbc, 3.0, batch), test_utils=tests)
+    torch.library.opcheck(OPS.edge_vectors, (*differentiable, found.edge_index, found.cell_shift, batch))
+    grad = torch.randn_like(found.edge_vec).requires_grad_()
+    sizes = (len(positions), len(cell))
+    torch.library.opcheck(
+        OPS.edge_vectors_backward, (grad, found.edge_index, found.cell_shift, batch, *sizes)
+    )
+
+
+def energy_of(positions, cell, pbc):
+    return neighbor_list(positions, cell, pbc, 3.0).edge_vec.sin().sum()
+
+
+def test_compile_and_export_with_a_number_of_edges_that_depends_on_the_data(device):
+    inputs = [crystal(1, device=device), crystal(2, device=device)]
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(energy_of, backend="aot_eager", fullgraph=True, dynamic=True)
+        for positions, cell, pbc in inputs:
+            positions.requires_grad_()
+            grads = [
+                torch.autograd.grad(f(positions, cell, pbc), positions)[0] for f in (compiled, energy_of)
+            ]
+            assert torch.equal(*grads)
+
+    class Energy(torch.nn.Module):
+        def forward(self, positions, cell, pbc):
+            return energy_of(positions, cell, pbc)
+
+    atoms = torch.export.Dim("atoms", min=2)
+    exported = torch.export.export(Energy(), inputs[1], dynamic_shapes=({0: atoms}, None, None)).module()
+    for one in inputs:
+        assert torch.equal(exported(*one), energy_of(*one))
+
+
+class Forces(torch.nn.Module):
+    """A pair potential, as a model uses the ops."""
+
+    def forward(
+        self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        positions = positions.detach().requires_grad_()
+        index, shift, vec = torch.ops.uqforce.neighbor_list(positions, cell, pbc, cutoff, None)
+        vec = vec + torch.ops.uqforce.edge_vectors(positions, cell, index, shift, None)
+        energy = (-vec.square().sum(1)).exp().sum()
+        grad = torch.autograd.grad([energy], [positions])[0]
+        assert grad is not None
+        return energy.detach(), grad
+
+
+def test_script_save_load_in_a_fresh_process(device, tmp_path, fresh_process):
+    inputs = crystal(device=device)
+    expected = Forces()(*inputs, 3.0)
+    torch.jit.script(Forces()).save(tmp_path / "model.pt")
+    torch.save(inputs, tmp_path / "inputs.pt")
+    fresh_process(
+        """
+        torch.save(torch.jit.load("model.pt")(*torch.load("inputs.pt"), 3.0), "out.pt")
+        """
+    )
+    for ours, theirs in zip(torch.load(tmp_path / "out.pt"), expected):
+        assert torch.equal(ours, theirs)
+
+
+def test_edges_of_the_domain(device, dtype):
+    options = {"dtype": dtype, "device": device}
+    box, periodic = torch.eye(3, **options)[None] * 10, torch.ones(1, 3, dtype=torch.bool, device=device)
+    for n, batch, structures in ((0, None, 1), (1, None, 1), (0, torch.zeros(0, dtype=torch.int64), 0)):
+        batch = None if batch is None else batch.to(device)
+        cells, pbc = box.expand(structures, 3, 3), periodic.expand(structures, 3)
+        found = neighbor_list(torch.zeros(n, 3, **options), cells, pbc, 3.0, batch)
+        assert [tuple(t.shape) for t in found] == [(2, 0), (0, 3), (0, 3)]
+        assert [t.dtype for t in found] == [torch.int64, torch.int64, dtype]
+    # no neighbours: just beyond the cutoff, which is not included
+    pair = torch.tensor([[0.0, 0, 0], [3.0, 0, 0]], **options)
+    assert neighbor_list(pair, box, periodic, 3.0).edge_vec.shape[0] == 0
+    assert neighbor_list(pair, box, periodic, 3.0001).edge_index.tolist() == [[0, 1], [1, 0]]
+    # coinciding atoms are neighbours of one another, not of themselves
+    assert neighbor_list(torch.zeros(2, 3, **options), box, periodic, 3.0).edge_index.tolist() == [
+        [0, 1],
+        [1, 0],
+    ]
+    # a cell smaller than the cutoff: one atom sees only its own images, sorted by shift
+    found = neighbor_list(torch.full((1, 3), 7.3, **options), box / 10, periodic, 2.5)
+    images = [s for s in itertools.product(range(-2, 3), repeat=3) if 0 < np.dot(s, s) < 6.25]
+    assert found.cell_shift.tolist() == [list(s) for s in images]
+    # empty structures between others
+    batch = torch.tensor([1, 1, 3], device=device)
+    three = torch.cat([pair, pair[:1]])
+    found = neighbor_list(three, box.repeat(5, 1, 1), periodic.repeat(5, 1), 3.5, batch)
+    assert found.edge_index.tolist() == [[0, 1], [1, 0]]
+    # not contiguous
+    positions, cell, pbc = crystal(dtype=dtype, device=device)
+    straight = neighbor_list(positions, cell, pbc, 4.0)
+    strided = neighbor_list(
+        positions.t().contiguous().t(), cell.mT.contiguous().mT, pbc.expand(3, 3)[::2][:1], 4.0
+    )
+    for a, b in zip(straight, strided):
+        assert torch.equal(a, b)
+    vec = edge_vectors(positions, cell, straight.edge_index.t().contiguous().t(), straight.cell_shift)
+    assert torch.equal(vec, straight.edge_vec)
+
+
+def test_more_than_65535_atoms(device):
+    rng = np.random.default_rng(0)
+    n, length = 70_000, 112.0
+    positions = rng.uniform(-length, 2 * length, (n, 3))
+    cell = np.diag([length] * 3) + np.tril(rng.normal(size=(3, 3)) * 20, -1)
+    found = neighbor_list(*tensors(positions, cell, [True, True, False], device=device), 3.0)
+    vesin = VesinList(cutoff=3.0, full_list=True)
+    i, j, shifts, distances = vesin.compute(positions, cell, np.array([True, True, False]), "ijSd")
+    assert not near_cutoff(distances, 3.0)
+    order = np.lexsort((*shifts.T[::-1], j, i))
+    assert np.array_equal(found.edge_index.cpu(), np.stack([i, j])[:, order].astype(int))
+    assert np.array_equal(found.cell_shift.cpu(), shifts[order].astype(int))
+
+
+def test_bitwise_the_same_twice_and_for_any_number_of_threads(device, dtype):
+    structures = [crystal(n, 0.1, n, dtype, device) for n in (3, 1, 6)]
+    positions, cell, pbc, batch = batch_of(structures)
+    positions.requires_grad_()
+    cell.requires_grad_()
+
+    def run():
+        found = neighbor_list(positions, cell, pbc, 4.5, batch)
+        grads = torch.autograd.grad(found.edge_vec.sin().sum(), [positions, cell])
+        return *found, *grads
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        first = run()
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for a, b in zip(first, run()):
+                assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# ---- other programs' lists
+
+
+def compare_with_ase_and_vesin(seed, count):
+    rng = np.random.default_rng(seed)
+    compared = 0
+    for _ in range(count):
+        positions, cell, pbc, cutoff = random_structure(rng)
+        ours = neighbor_list(*tensors(positions, cell, pbc), cutoff + 2e-9)
+        if near_cutoff(ours.edge_vec.norm(dim=1), cutoff, 1e-9):
+            continue
+        ours = neighbor_list(*tensors(positions, cell, pbc), cutoff)
+        mine = set(map(tuple, np.concatenate([ours.edge_index.t(), ours.cell_shift], 1).tolist()))
+        assert len(mine) == ours.edge_index.shape[1]
+        i, j, shift = ase_neighbor_list(
+            "ijS", ase.Atoms(f"H{len(positions)}", positions, cell=cell, pbc=pbc), cutoff
+        )
+        assert mine == set(map(tuple, np.column_stack([i, j, shift]).tolist()))
+        i, j, shift = VesinList(cutoff=cutoff, full_list=True).compute(positions, cell, pbc, "ijS")
+        assert mine == set(map(tuple, np.column_stack([i, j, shift]).astype(int).tolist()))
+        compared += 1
+    return compared
+
+
+def test_equals_ase_and_vesin():
+    assert compare_with_ase_and_vesin(seed=0, count=400) > 395
+
+
+@pytest.mark.slow
+def test_equals_ase_and_vesin_on_many_systems():
+    assert compare_with_ase_and_vesin(seed=1, count=2000) >= 1990
+
+
+def test_batch_equals_the_structures_one_by_one(dtype):
+    rng = np.random.default_rng(5)
+    structures, cutoff = [], 3.3
+    for size in rng.integers(1, 80, 40):
+        structures.append(tensors(*random_structure(rng, size)[:3], dtype))
+    positions, cell, pbc, batch = batch_of(structures)
+    found = neighbor_list(positions, cell, pbc, cutoff, batch)
+    parts, first = [], 0
+    for one in structures:
+        alone = neighbor_list(*one, cutoff)
+        parts.append((alone.edge_index + first, alone.cell_shift, alone.edge_vec))
+        first += len(one[0])
+    index, shift, vec = zip(*parts)
+    assert torch.equal(found.edge_index, torch.cat(index, 1))
+    assert torch.equal(found.cell_shift, torch.cat(shift))
+    assert torch.equal(found.edge_vec, torch.cat(vec))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4, 1e7])
+def test_sparse_and_clustered_systems_equal_the_reference(scale, dtype):
+    """Bounding boxes that are almost empty, along one direction or all, where no dense grid can be stored."""
+    rng = np.random.default_rng(2)
+    centres = rng.uniform(-scale, scale, (30, 3))
+    for pbc in ([False] * 3, [True, False, False]):
+        centres[:, pbc] /= scale
+        positions = (centres[:, None] + rng.normal(size=(30, 8, 3))).reshape(-1, 3)
+        inputs = tensors(positions, np.eye(3) * 7.0, pbc, dtype)
+        found = neighbor_list(*inputs, 2.0)
+        expected = reference.neighbor_list(*inputs, 2.0)
+        if near_cutoff(expected[2].norm(dim=1), 2.0, 1e-9):
+            pytest.fail("choose another seed: a pair lies at the cutoff")
+        assert torch.equal(found.edge_index, expected[0])
+        assert torch.equal(found.cell_shift, expected[1])
+
+
+def test_every_edge_has_its_reverse_at_the_cutoff(dtype):
+    """A perfect crystal whose shells lie at the cutoff: rounding decides, but for both directions alike."""
+    positions, cell, pbc = crystal(4, noise=0.0, dtype=dtype)
+    for shift in (0.0, 0.3, 1e3):
+        found = neighbor_list(positions + shift, cell, pbc, 5.43 / 2**0.5)
+        edges = torch.cat([found.edge_index, found.cell_shift.t()]).t().tolist()
+        reverse = torch.cat([found.edge_index.flip(0), -found.cell_shift.t()]).t().tolist()
+        assert sorted(edges) == sorted(reverse) and edges == sorted(edges)
+        assert (found.edge_vec.double().norm(dim=1) < 5.43 / 2**0.5).all()
+
+
+# ---- bad input
+
+
+def test_bad_input_is_refused():
+    good = dict(zip(("positions", "cell", "pbc"), crystal()), cutoff=3.0, batch=None)
+    n = len(good["positions"])
+
+    def refused(error, match, **changed):
+        with pytest.raises(error, match=match):
+            neighbor_list(**{**good, **changed})
+
+    for value in (float("nan"), float("inf")):
+        positions = good["positions"].clone()
+        positions[5, 1] = value
+        refused(
+            ValueError,
+            rf"positions\[5\] is \(.*{value}.*must be finite; correct or remove",
+            positions=positions,
+        )
+    cell = good["cell"].clone()
+    cell[0, 1, 1] = float("nan")
+    refused(ValueError, r"cell\[0\] has the value nan in row 1", cell=cell)
+    refused(ValueError, r"cell\[0\] .*no volume.*set pbc to False", cell=torch.zeros_like(cell))
+    refused(ValueError, "no volume", cell=good["cell"][:, [0, 1, 1]])
+    for cutoff in (0.0, -1.0, float("nan"), float("inf")):
+        refused(ValueError, "cutoff is .*expected a finite length above 0", cutoff=cutoff)
+    refused(ValueError, r"positions has shape \[16, 2\]", positions=good["positions"][:, :2])
+    refused(ValueError, r"cell has shape \[3, 3\]", cell=good["cell"][0])
+    refused(ValueError, r"pbc has shape \[2, 3\], expected \[1, 3\]", pbc=good["pbc"].expand(2, 3))
+    refused(ValueError, r"batch has shape \[3\], expected \[16\]", batch=torch.zeros(3, dtype=torch.int64))
+    refused(ValueError, "batch is None", cell=good["cell"].expand(2, 3, 3), pbc=good["pbc"].expand(2, 3))
+    refused(TypeError, "positions is Long", positions=good["positions"].long())
+    refused(TypeError, "cell is Float but positions is Double", cell=good["cell"].float())
+    refused(TypeError, "pbc is Long, expected Bool", pbc=good["pbc"].long())
+    refused(TypeError, "batch is Int, expected Long", batch=torch.zeros(n, dtype=torch.int32))
+    two = {"cell": good["cell"].expand(2, 3, 3), "pbc": good["pbc"].expand(2, 3)}
+    refused(
+        ValueError, r"batch\[8\] is 0 after 1: batch must ascend", batch=(torch.arange(n) < 8).long(), **two
+    )
+    refused(
+        ValueError,
+        r"batch\[0\] is 2 but cell holds 2 structures: use 0 to 1",
+        batch=torch.full((n,), 2),
+        **two,
+    )
+    refused(ValueError, r"batch\[0\] is -1 but", batch=torch.full((n,), -1), **two)
+    refused(ValueError, "periodic images.*smaller cutoff or a larger cell", cutoff=1e7)
+    refused(ValueError, "cells away from the cell: wrap", positions=good["positions"] + 1e12)
+    refused(ValueError, "cell is on meta but positions is on cpu: move", cell=good["cell"].to("meta"))
+
+
+def test_bad_edges_are_refused():
+    positions, cell, pbc = crystal()
+    index, shift, _ = neighbor_list(positions, cell, pbc, 3.0)
+    batch = torch.zeros(len(positions), dtype=torch.int64)
+    with pytest.raises(IndexError, match=r"edge_index\[1, 3\] is 16 but there are 16 atoms"):
+        edge_vectors(
+            positions, cell, index.index_put((torch.tensor(1), torch.tensor(3)), torch.tensor(16)), shift
+        )
+    with pytest.raises(IndexError, match=r"edge_index\[0, 0\] is -1"):
+        edge_vectors(positions, cell, index - 1, shift)
+    with pytest.raises(IndexError, match=r"batch\[0\] is 1 but there are 1 structures"):
+        edge_vectors(positions, cell, index, shift, batch + 1)
+    with pytest.raises(ValueError, match="cell_shift has shape"):
+        edge_vectors(positions, cell, index, shift[:-1])
+    with pytest.raises(ValueError, match="edge_index has shape"):
+        edge_vectors(positions, cell, index.t(), shift)
+    with pytest.raises(TypeError, match="edge_index is Int, expected Long"):
+        edge_vectors(positions, cell, index.int(), shift)
+    with pytest.raises(ValueError, match="grad has shape"):
+        OPS.edge_vectors_backward(torch.zeros(3, 3), index, shift, None, 16, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_kernels_says_so():
+    positions, cell, pbc = crystal()
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(NotImplementedError, match="built without CUDA kernels for uqforce::neighbor_list"):
+        OPS.neighbor_list.default.redispatch(keys, positions, cell, pbc, 3.0, None)
