@@ -1,0 +1,67 @@
+"""Embedding of edges: spherical harmonics of the direction, Bessel functions of the length, smooth cutoff."""
+
+import math
+
+import torch
+from e3nn.o3 import Irreps, SphericalHarmonics
+from torch import Tensor, nn
+
+
+def polynomial_cutoff(x: Tensor, p: float) -> Tensor:
+    """Envelope that is 1 at x = 0 and 0, with two zero derivatives, from x = 1 on (Gasteiger, arXiv:2003.03123, eq. 8)."""
+    envelope = (
+        1.0
+        - ((p + 1.0) * (p + 2.0) / 2.0) * torch.pow(x, p)
+        + p * (p + 2.0) * torch.pow(x, p + 1.0)
+        - (p * (p + 1.0) / 2.0) * torch.pow(x, p + 2.0)
+    )
+    return envelope * (x < 1.0)
+
+
+class EdgeEmbedding(nn.Module):
+    """Geometry of the edges as the network sees it.
+
+    Args:
+        cutoffs: [T][T] cutoff by centre and neighbour type, A.
+        r_max: the largest cutoff, A.
+    """
+
+    def __init__(
+        self,
+        l_max: int,
+        cutoffs: list[list[float]],
+        r_max: float,
+        num_bessels: int,
+        bessel_trainable: bool,
+        polynomial_cutoff_p: float,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.spherical_harmonics = SphericalHarmonics(
+            Irreps.spherical_harmonics(l_max), normalize=True, normalization="component"
+        )
+        self.num_types = len(cutoffs)
+        self.register_buffer("inverse_cutoff", torch.tensor(cutoffs, dtype=dtype).reciprocal().view(-1))
+        self.single_cutoff = all(cutoff == r_max for row in cutoffs for cutoff in row)
+        self.frequencies = nn.Parameter(
+            torch.arange(1, num_bessels + 1, dtype=dtype).view(1, -1), requires_grad=bessel_trainable
+        )
+        self.p = polynomial_cutoff_p
+        # sqrt(2/r_max) would normalise the Bessel functions; NequIP's constant is kept so that its weights fit.
+        self.factor = 2.0 * math.pi / (r_max * r_max)
+
+    def scaled_length(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
+        """Edge length over the cutoff of the edge's types, [E, 1]."""
+        length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
+        if self.single_cutoff:
+            return length * self.inverse_cutoff[0]
+        pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
+        return length * self.inverse_cutoff[pair].unsqueeze(1)
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """edge_vec [E,3] -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels], scaled length [E, 1]."""
+        x = self.scaled_length(edge_vec, edge_index, atom_types)
+        basis = torch.sinc(x * self.frequencies) * self.frequencies
+        return self.spherical_harmonics(edge_vec), basis * polynomial_cutoff(x, self.p) * self.factor, x

@@ -1,0 +1,85 @@
+"""Model files: safetensors with the configuration and the card in the header. Loading one runs no code."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from uqforce._version import __version__
+from uqforce.model.config import ModelConfig
+from uqforce.model.potential import Potential
+
+FORMAT_VERSION = 1
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that a kill at any moment leaves either the old file or the new one."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_model(potential: Potential, path: str | os.PathLike) -> None:
+    """Write configuration, card, weights and mixture to `path` (`.uqf`), atomically."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "uqforce_version": __version__,
+        "config": potential.config.model_dump(),
+        "card": potential.card,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
+    write_atomically(path, save(tensors, metadata={"uqforce": json.dumps(header)}))
+
+
+def load_model(
+    path: str | os.PathLike, device: str | torch.device = "cpu", dtype: str | None = None
+) -> Potential:
+    """Read a model file, in evaluation mode.
+
+    Args:
+        dtype: "float32" or "float64" to convert the network; default: as saved.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a model file, truncated, or of a format newer than this uqforce reads.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model file {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("uqforce", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a uqforce model file, or it is truncated ({error})") from error
+    if header is None:
+        raise ValueError(
+            f"{path} is a safetensors file but not a uqforce model: its header has no 'uqforce' entry"
+        )
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has model format {header['format_version']}, written by uqforce {header['uqforce_version']}; "
+            f"this uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
+        )
+    config = ModelConfig(**header["config"])
+    if dtype is not None:
+        config = ModelConfig(**{**header["config"], "dtype": dtype})
+    potential = Potential(config)
+    potential.set_mixture(
+        *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights"))
+    )
+    potential.load_state_dict(tensors)
+    potential.card = header["card"]
+    return potential.to(device).eval()

@@ -1,0 +1,149 @@
+"""One message-passing layer of NequIP."""
+
+import math
+
+import torch
+from e3nn.o3 import Irrep, Irreps
+from torch import Tensor, nn
+
+from uqforce.model.gate import Gate
+from uqforce.model.linear import IrrepsLinear, ScalarMLP, matching_blocks
+from uqforce.ops import TensorProductSpec
+
+
+class Exchange(nn.Module):
+    """The one point of a layer at which neighbours' features cross a domain boundary.
+
+    The identity here. A parallel engine puts its communication in this place: owners' features to ghosts forward,
+    ghosts' gradients to owners backward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class SelfConnection(nn.Module):
+    """Linear map of an atom's own features with weights that depend on its type: x (x) type features -> out.
+
+    e3nn's FullyConnectedTensorProduct of `irreps_in` with `num_type_features` even scalars, same weights and
+    normalisation. Since the scalars are a function of the type, they are contracted with the weights first.
+    """
+
+    blocks: list[tuple[int, int, int, int, int]]
+
+    def __init__(
+        self, irreps_in: Irreps, num_type_features: int, irreps_out: Irreps, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.num_type_features = num_type_features
+        # Irreps that the input lacks are zero in the output.
+        present = {ir for _, ir in Irreps(irreps_in)}
+        reachable = Irreps([(mul, ir) for mul, ir in Irreps(irreps_out) if ir in present])
+        self.blocks = matching_blocks(irreps_in, reachable)
+        widths = {ir: block for (_, ir), block in zip(reachable, self.blocks)}
+        self.absent: list[int] = [0 if ir in widths else mul * ir.dim for mul, ir in Irreps(irreps_out)]
+        numel = num_type_features * sum(mul_in * mul_out for _, _, mul_in, mul_out, _ in self.blocks)
+        self.weight = nn.Parameter(torch.randn(numel, dtype=dtype))
+
+    def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:
+        """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out]."""
+        n, num_types, v = x.shape[0], type_features.shape[0], self.num_type_features
+        # With few types one block of channels per type is the cheaper way to give each atom its own weights.
+        per_type = num_types <= v
+        if per_type:
+            selector = torch.nn.functional.one_hot(atom_types, num_types).to(x.dtype)
+        else:
+            selector = type_features[atom_types]
+        copies = selector.shape[1]
+        outputs: list[Tensor] = []
+        b = 0
+        for absent in self.absent:
+            if absent > 0:
+                outputs.append(x.new_zeros(n, absent))
+                continue
+            offset, dim, mul_in, mul_out, start = self.blocks[b]
+            b += 1
+            w = (
+                self.weight[v * start : v * (start + mul_in * mul_out)]
+                .view(mul_in, v, mul_out)
+                .transpose(0, 1)
+            )
+            w = w * (1.0 / math.sqrt(mul_in * v))
+            if per_type:
+                w = torch.mm(type_features, w.reshape(v, mul_in * mul_out))
+            block = x[:, offset : offset + dim * mul_in].reshape(n, dim, 1, mul_in)
+            rows = (block * selector.view(n, 1, copies, 1)).reshape(n * dim, copies * mul_in)
+            outputs.append(torch.mm(rows, w.reshape(copies * mul_in, mul_out)).view(n, dim * mul_out))
+        return torch.cat(outputs, dim=1)
+
+
+def is_reachable(irreps_in: Irreps, irreps_sh: Irreps, ir: Irrep) -> bool:
+    return any(ir in a * b for _, a in irreps_in for _, b in irreps_sh)
+
+
+class Interaction(nn.Module):
+    """Linear map, exchange, convolution, linear map, self-connection, gate (InteractionBlock and ConvNetLayer of nequip).
+
+    Args:
+        irreps_in: irreps of the incoming features.
+        irreps_hidden: irreps wanted; `irreps_out` are those of them that a path leads to.
+        neighbor_norm: 1 / sqrt(mean number of neighbours), one per type of the neighbour.
+        first: the first layer has no self-connection, so that an isolated atom keeps its reference energy.
+    """
+
+    spec: list[int]
+
+    def __init__(
+        self,
+        irreps_in: Irreps,
+        irreps_hidden: Irreps,
+        l_max: int,
+        num_bessels: int,
+        radial_mlp_depth: int,
+        radial_mlp_width: int,
+        num_type_features: int,
+        neighbor_norm: list[float],
+        first: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        irreps_in, irreps_sh = Irreps(irreps_in), Irreps.spherical_harmonics(l_max)
+        reachable = [(mul, ir) for mul, ir in Irreps(irreps_hidden) if is_reachable(irreps_in, irreps_sh, ir)]
+        self.gate = Gate(
+            Irreps([r for r in reachable if r[1].l == 0]), Irreps([r for r in reachable if r[1].l > 0])
+        )
+        self.irreps_out = self.gate.irreps_out
+        conv = TensorProductSpec(irreps_in, l_max, self.gate.irreps_in)
+        self.spec = conv.flat
+        self.linear_in = IrrepsLinear(irreps_in, irreps_in, dtype)
+        self.register_buffer("neighbor_norm", torch.tensor(neighbor_norm, dtype=dtype).view(-1, 1))
+        self.exchange = Exchange()
+        self.radial = ScalarMLP(
+            [num_bessels] + [radial_mlp_width] * radial_mlp_depth + [conv.weight_numel], dtype
+        )
+        self.linear_out = IrrepsLinear(conv.irreps_out, self.gate.irreps_in, dtype)
+        self.self_connection = (
+            None if first else SelfConnection(irreps_in, num_type_features, self.gate.irreps_in, dtype)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_sh: Tensor,
+        edge_basis: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        type_features: Tensor,
+    ) -> Tensor:
+        """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""
+        messages = self.linear_in(x) * self.neighbor_norm[atom_types]
+        # Every process knows its ghosts' types, so the first layer's features need no communication.
+        if self.self_connection is not None:
+            messages = self.exchange(messages)
+        messages = torch.ops.uqforce.tensor_product_conv(
+            messages, edge_sh, self.radial(edge_basis), edge_index, self.spec
+        )
+        out = self.linear_out(messages)
+        if self.self_connection is not None:
+            out = out + self.self_connection(x, atom_types, type_features)
+        return self.gate(out)

@@ -1,0 +1,92 @@
+"""NequIP's network: edges and types in, per-atom energies and last features out."""
+
+import math
+
+import torch
+from e3nn.o3 import Irreps
+from torch import Tensor, nn
+
+from uqforce.model.config import ModelConfig
+from uqforce.model.embedding import EdgeEmbedding
+from uqforce.model.interaction import Interaction
+from uqforce.model.linear import ScalarMLP
+from uqforce.model.zbl import ZBL
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class PerTypeScaleShift(nn.Module):
+    """energy_i = shift[type] + scale[type] * x_i in float64, eV."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        scales = torch.tensor(config.per_type("per_type_energy_scales", 1.0), dtype=torch.float64)
+        shifts = torch.tensor(config.per_type("per_type_energy_shifts", 0.0), dtype=torch.float64)
+        self.scales = nn.Parameter(scales, requires_grad=config.per_type_energy_scales_trainable)
+        self.shifts = nn.Parameter(shifts, requires_grad=config.per_type_energy_shifts_trainable)
+
+    def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
+        return self.shifts[atom_types] + self.scales[atom_types] * x.to(torch.float64)
+
+
+class Network(nn.Module):
+    """NequIP (Batzner et al., Nat. Commun. 13, 2453 (2022)) as in nequip 0.19: same architecture, same constants."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dtype = DTYPES[config.dtype]
+        self.dtype = dtype
+        num_types = len(config.type_names)
+        num_type_features = config.type_embed_num_features or config.num_features[0]
+        self.type_embedding = nn.Parameter(torch.randn(num_types, num_type_features, dtype=dtype))
+        self.edge_embedding = EdgeEmbedding(
+            config.l_max,
+            config.cutoff_table(),
+            config.r_max,
+            config.num_bessels,
+            config.bessel_trainable,
+            config.polynomial_cutoff_p,
+            dtype,
+        )
+        counts = config.per_type("avg_num_neighbors", 1.0)
+        irreps = Irreps([(num_type_features, (0, 1))])
+        layers = []
+        for i in range(config.num_layers):
+            last = i == config.num_layers - 1
+            layer = Interaction(
+                irreps_in=irreps,
+                irreps_hidden=Irreps(f"{config.num_features[0]}x0e" if last else config.hidden_irreps()),
+                l_max=config.l_max,
+                num_bessels=config.num_bessels,
+                radial_mlp_depth=config.radial_mlp_depth,
+                radial_mlp_width=config.radial_mlp_width,
+                num_type_features=num_type_features,
+                neighbor_norm=[1.0 / math.sqrt(count) for count in counts],
+                first=i == 0,
+                dtype=dtype,
+            )
+            layers.append(layer)
+            irreps = layer.irreps_out
+        self.layers = nn.ModuleList(layers)
+        width = config.readout_mlp_hidden_layers_width or irreps.dim
+        depth = config.readout_mlp_hidden_layers_depth
+        self.readout = ScalarMLP([irreps.dim] + [width] * depth + [1], dtype)
+        self.num_last_features = width if depth else irreps.dim
+        self.scale_shift = PerTypeScaleShift(config)
+        self.zbl = ZBL(config.type_names) if config.zbl else None
+
+    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
+        """edge_vec [E,3] A, edge_index [2,E] sorted by centre, atom_types [N] -> energies [N] float64 eV, features [N,D].
+
+        The features are the scalars immediately before the last linear map to the atomic energy.
+        """
+        edge_vec = edge_vec.to(self.dtype)
+        edge_sh, edge_basis, scaled_length = self.edge_embedding(edge_vec, edge_index, atom_types)
+        x = self.type_embedding[atom_types]
+        for layer in self.layers:
+            x = layer(x, edge_sh, edge_basis, edge_index, atom_types, self.type_embedding)
+        features = self.readout.hidden(x)
+        energies = self.scale_shift(self.readout.last(features).squeeze(1), atom_types)
+        if self.zbl is not None:
+            energies = energies + self.zbl(edge_vec, scaled_length, edge_index, atom_types)
+        return energies, features

@@ -1,0 +1,197 @@
+"""The potential: network, uncertainty heads and derivatives in one scriptable module."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from uqforce.model.config import ModelConfig
+from uqforce.model.linear import ScalarMLP
+from uqforce.model.network import DTYPES, Network
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a batch of structures. A tensor that the model does not carry has no elements.
+
+    Shapes: N atoms, B structures, E edges, D features. eV and A; float64 except the features.
+    """
+
+    energies: Tensor  # [N]
+    energy: Tensor  # [B]
+    forces: Tensor  # [N,3]
+    virial: Tensor  # [B,3,3]; stress = -virial / volume
+    edge_gradient: Tensor  # [E,3], d(total energy) / d(edge_vec)
+    features: Tensor  # [N,D]
+    nll: Tensor  # [N], mixture score
+    energies_variance: Tensor  # [N], sums to the square of energy_uncertainty
+    energy_uncertainty: Tensor  # [B]
+    forces_uncertainty: Tensor  # [N], sqrt(trace of the covariance / 3)
+    forces_covariance: Tensor  # [N,3,3]
+
+
+class Mixture(nn.Module):
+    """Gaussian mixture on the last features (Zhu et al., JCP 158, 164111 (2023)); empty until it is fitted."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(0, num_features, dtype=torch.float64))
+        self.register_buffer(
+            "precisions_cholesky", torch.zeros(0, num_features, num_features, dtype=torch.float64)
+        )
+        self.register_buffer("log_weights", torch.zeros(0, dtype=torch.float64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [N,D] -> negative log-likelihood [N] float64; no elements when not fitted."""
+        if self.means.shape[0] == 0:
+            return self.means.new_zeros(0)
+        return torch.ops.uqforce.gmm_nll(
+            features.to(self.means.dtype), self.means, self.precisions_cholesky, self.log_weights
+        )
+
+
+class VarianceHead(nn.Module):
+    """Positive per-atom energy variance s_i, eV^2, and the inverse length scale gamma, 1/A, of its noise.
+
+    Coherent noise in the `total` form (Jorgensen et al., arXiv:2312.04174): s = sum s_i is the variance of a
+    structure's energy, and Cov(F_i) = d_i sigma d_i sigma^T + gamma^2 s I with sigma = sqrt(s).
+    """
+
+    def __init__(self, num_features: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.mlp = ScalarMLP([num_features, num_features, 1], dtype)
+        self.log_gamma = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [N,D] -> variances [N] float64, eV^2."""
+        return torch.nn.functional.softplus(self.mlp(features).squeeze(1).to(torch.float64)) + 1e-10
+
+
+class Potential(nn.Module):
+    """Energies, forces, virials, features and uncertainties of a batch of structures.
+
+    Args:
+        config: the architecture.
+
+    Attributes:
+        card: what is known of the model (data, units, accuracy, thresholds); plain JSON values.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.card: dict = {}
+        self.network = Network(config)
+        self.mixture = Mixture(self.network.num_last_features)
+        self.variance_head = (
+            VarianceHead(self.network.num_last_features, DTYPES[config.dtype])
+            if config.variance_head
+            else None
+        )
+
+    def set_mixture(self, means: Tensor, precisions_cholesky: Tensor, log_weights: Tensor) -> None:
+        """Store a fitted mixture: means [M,D], precisions_cholesky [M,D,D], log_weights [M], kept in float64.
+
+        Raises:
+            ValueError: the shapes do not fit the model's D last features.
+        """
+        d = self.network.num_last_features
+        m = means.shape[0]
+        wanted = [(m, d), (m, d, d), (m,)]
+        found = [tuple(t.shape) for t in (means, precisions_cholesky, log_weights)]
+        if found != wanted:
+            raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
+        device = self.mixture.means.device
+        for name, value in zip(
+            ("means", "precisions_cholesky", "log_weights"), (means, precisions_cholesky, log_weights)
+        ):
+            setattr(self.mixture, name, value.detach().to(device, torch.float64).contiguous().clone())
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> Prediction:
+        """Evaluate a batch.
+
+        Args:
+            edge_vec: [E,3] A, any float type; its gradient is taken here, so a graph behind it is not needed.
+            edge_index: [2,E] int64, row 0 centre, row 1 neighbour, sorted by centre.
+            atom_types: [N] int64 indices into `config.type_names`.
+            batch: [N] int64 structure of each atom, ascending.
+            num_structures: B.
+
+        In training mode forces keep the graph for a second backward pass.
+        """
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                "a potential takes gradients for its forces: call it outside of torch.no_grad()"
+            )
+        edge_vec = edge_vec.to(torch.float64)
+        if not edge_vec.requires_grad:
+            edge_vec = edge_vec.detach().requires_grad_(True)
+        energies, features = self.network(edge_vec, edge_index, atom_types)
+        energy = sum_by_structure(energies, batch, num_structures)
+        keep = self.training
+        more = self.variance_head is not None
+        gradient = _gradient(energy.sum(), edge_vec, keep, keep or more)
+        forces = sum_edge_gradients(gradient, edge_index, atom_types.shape[0])
+        outer = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).reshape(-1, 9)
+        virial = -sum_by_structure(outer, batch[edge_index[0]], num_structures).view(-1, 3, 3)
+        empty = energies.new_zeros(0)
+        variances, sigma, force_sigma, force_cov = empty, empty, empty, empty
+        if self.variance_head is not None:
+            variances = self.variance_head(features)
+            variance = sum_by_structure(variances, batch, num_structures)
+            sigma = torch.sqrt(variance)
+            slope = sum_edge_gradients(
+                _gradient(sigma.sum(), edge_vec, keep, keep), edge_index, atom_types.shape[0]
+            )
+            noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance[batch]
+            identity = torch.eye(3, dtype=slope.dtype, device=slope.device)
+            force_cov = slope.unsqueeze(2) * slope.unsqueeze(1) + noise.view(-1, 1, 1) * identity
+            force_sigma = torch.sqrt((slope.square().sum(1)) / 3.0 + noise)
+        nll = self.mixture(features)
+        if not self.training:
+            energies, energy, features, nll = (
+                energies.detach(),
+                energy.detach(),
+                features.detach(),
+                nll.detach(),
+            )
+            forces, virial, gradient = forces.detach(), virial.detach(), gradient.detach()
+            variances, sigma = variances.detach(), sigma.detach()
+            force_sigma, force_cov = force_sigma.detach(), force_cov.detach()
+        return Prediction(
+            energies,
+            energy,
+            forces,
+            virial,
+            gradient,
+            features,
+            nll,
+            variances,
+            sigma,
+            force_sigma,
+            force_cov,
+        )
+
+
+def _gradient(scalar: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
+    """d(scalar)/d(edge_vec); zeros when nothing depends on the edges."""
+    if not scalar.requires_grad:
+        return torch.zeros_like(edge_vec)
+    gradient = torch.autograd.grad(
+        [scalar], [edge_vec], retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+    )[0]
+    if gradient is None:
+        return torch.zeros_like(edge_vec)
+    return gradient
+
+
+def sum_by_structure(values: Tensor, batch: Tensor, num_structures: int) -> Tensor:
+    """values [N, ...] -> [B, ...], summed over the rows of each structure."""
+    return values.new_zeros([num_structures] + list(values.shape[1:])).index_add(0, batch, values)
+
+
+def sum_edge_gradients(gradient: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
+    """-d/dr_i from d/d(edge_vec): edge_vec = r_j - r_i, so centres gain the gradient and neighbours lose it. [N,3]."""
+    forces = gradient.new_zeros(num_atoms, 3).index_add(0, edge_index[0], gradient)
+    return forces.index_add(0, edge_index[1], gradient, alpha=-1)
