@@ -11,7 +11,7 @@ PRESETS: dict[str, dict] = {
     "L": {"num_layers": 6, "l_max": 3, "num_features": [128, 64, 32, 32]},
     "XL": {"num_layers": 6, "l_max": 4, "num_features": [320, 96, 64, 32, 32]},
 }
-"""NequIP's named sizes (nequip 0.19); all with parity off, 32 type features and a radial network of 1 x 128."""
+"""NequIP's named sizes (nequip 0.19); all with parity off, 32 type features, radial networks of 1 x 128."""
 
 _PRESET_COMMON = {
     "parity": False,
@@ -63,7 +63,7 @@ class ModelConfig(BaseModel):
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark repulsion")
     variance_head: bool = Field(
         False,
-        description="predict a per-atom energy variance, and from it force variances (coherent noise, `total` form)",
+        description="predict energy variances, and from them force variances (coherent noise, `total`)",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="precision inside the network")
 
@@ -95,7 +95,7 @@ class ModelConfig(BaseModel):
             self.num_features = self.num_features * (self.l_max + 1)
         if len(self.num_features) != self.l_max + 1 or min(self.num_features) < 1:
             raise ValueError(
-                f"num_features {self.num_features} must be one positive number or l_max + 1 = {self.l_max + 1} of them"
+                f"num_features {self.num_features} must be one positive number or {self.l_max + 1}, one per l"
             )
         for field in ("avg_num_neighbors", "per_type_energy_scales", "per_type_energy_shifts"):
             value = getattr(self, field)
@@ -122,11 +122,11 @@ class ModelConfig(BaseModel):
                 for name in (centre, neighbour):
                     if name not in self.type_names:
                         raise ValueError(
-                            f"per_edge_type_cutoff names {name!r}, which is not in type_names {self.type_names}"
+                            f"per_edge_type_cutoff names {name!r}, not one of type_names {self.type_names}"
                         )
                 if not 0 < cutoff <= self.r_max:
                     raise ValueError(
-                        f"per_edge_type_cutoff {centre}-{neighbour} = {cutoff} must be in (0, r_max = {self.r_max}]"
+                        f"per_edge_type_cutoff {centre}-{neighbour} = {cutoff} must be in (0, {self.r_max}]"
                     )
                 table[self.type_names.index(centre)][self.type_names.index(neighbour)] = cutoff
         return table

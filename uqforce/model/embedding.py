@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def polynomial_cutoff(x: Tensor, p: float) -> Tensor:
-    """Envelope that is 1 at x = 0 and 0, with two zero derivatives, from x = 1 on (Gasteiger, arXiv:2003.03123, eq. 8)."""
+    """Envelope, 1 at x = 0 and 0 with two zero derivatives at x >= 1 (Gasteiger, arXiv:2003.03123, eq. 8)."""
     envelope = (
         1.0
         - ((p + 1.0) * (p + 2.0) / 2.0) * torch.pow(x, p)
@@ -47,7 +47,7 @@ class EdgeEmbedding(nn.Module):
             torch.arange(1, num_bessels + 1, dtype=dtype).view(1, -1), requires_grad=bessel_trainable
         )
         self.p = polynomial_cutoff_p
-        # sqrt(2/r_max) would normalise the Bessel functions; NequIP's constant is kept so that its weights fit.
+        # Not the normalisation of the Bessel functions, sqrt(2/r_max), but NequIP's, so that its weights fit.
         self.factor = 2.0 * math.pi / (r_max * r_max)
 
     def scaled_length(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
@@ -61,7 +61,11 @@ class EdgeEmbedding(nn.Module):
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """edge_vec [E,3] -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels], scaled length [E, 1]."""
+        """Embed the edges.
+
+        edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels],
+        scaled length [E,1].
+        """
         x = self.scaled_length(edge_vec, edge_index, atom_types)
         basis = torch.sinc(x * self.frequencies) * self.frequencies
         return self.spherical_harmonics(edge_vec), basis * polynomial_cutoff(x, self.p) * self.factor, x

@@ -70,8 +70,8 @@ def load_model(
         )
     if header["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has model format {header['format_version']}, written by uqforce {header['uqforce_version']}; "
-            f"this uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
+            f"{path} has model format {header['format_version']} (uqforce {header['uqforce_version']}); this "
+            f"uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
         )
     config = ModelConfig(**header["config"])
     if dtype is not None:

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 @lru_cache
 def second_moment_factor(name: str) -> float:
-    """Constant by which e3nn multiplies an activation so that its second moment under a standard normal is one."""
+    """e3nn's constant that gives an activation of a standard normal variable a second moment of one."""
     factor = normalize2mom({"silu": torch.nn.functional.silu, "tanh": torch.tanh}[name])
     return 1.0 if factor._is_id else float(factor.cst)
 
 
 class Gate(nn.Module):
-    """Scalars pass through SiLU (even) or tanh (odd); other irreps are multiplied by SiLU of a scalar per channel.
+    """Scalars pass through SiLU (even) or tanh (odd); each other channel is scaled by SiLU of its own scalar.
 
     Args:
         irreps_scalars: even and odd scalars of the output.
         irreps_gated: the other irreps of the output.
 
-    `irreps_in` is what the preceding linear map must give, in e3nn's sorted order: its even scalars are the output's
-    even scalars followed by one gate per gated channel. `irreps_out` = scalars then gated.
+    `irreps_in` is what the preceding linear map must give, in e3nn's sorted order: its even scalars are the
+    output's even scalars followed by one gate per gated channel. `irreps_out` = scalars then gated.
     """
 
     gated: list[tuple[int, int, int, int]]

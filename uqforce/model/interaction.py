@@ -14,8 +14,8 @@ from uqforce.ops import TensorProductSpec
 class Exchange(nn.Module):
     """The one point of a layer at which neighbours' features cross a domain boundary.
 
-    The identity here. A parallel engine puts its communication in this place: owners' features to ghosts forward,
-    ghosts' gradients to owners backward.
+    The identity here. A parallel engine puts its communication in this place: owners' features to ghosts
+    forward, ghosts' gradients to owners backward.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def is_reachable(irreps_in: Irreps, irreps_sh: Irreps, ir: Irrep) -> bool:
 
 
 class Interaction(nn.Module):
-    """Linear map, exchange, convolution, linear map, self-connection, gate (InteractionBlock and ConvNetLayer of nequip).
+    """Linear map, exchange, convolution, linear map, self-connection, gate (nequip's ConvNetLayer).
 
     Args:
         irreps_in: irreps of the incoming features.

@@ -1,6 +1,7 @@
 """Linear maps: of scalars (multilayer perceptrons) and of irreps (equivariant)."""
 
 import math
+from itertools import pairwise
 
 import torch
 from e3nn.o3 import Irreps
@@ -24,7 +25,7 @@ class ScalarLinear(nn.Module):
 class ScalarMLP(nn.Module):
     """Perceptron with SiLU between its layers and no bias, initialised to preserve the forward variance.
 
-    `dims` are the widths from input to output. `hidden(x)` is the input of the last layer, `last(hidden)` its output.
+    `dims` are the widths from input to output; `hidden(x)` is the input of the last layer, `last`.
     """
 
     def __init__(self, dims: list[int], dtype: torch.dtype) -> None:
@@ -32,7 +33,7 @@ class ScalarMLP(nn.Module):
         layers = [
             # The gain of ReLU stands in for SiLU's, as in NequIP.
             ScalarLinear(dim_in, dim_out, 1.0 if i == 0 else math.sqrt(2.0), dtype)
-            for i, (dim_in, dim_out) in enumerate(zip(dims, dims[1:]))
+            for i, (dim_in, dim_out) in enumerate(pairwise(dims))
         ]
         self.inner = nn.ModuleList(layers[:-1])
         self.last = layers[-1]
@@ -50,7 +51,7 @@ class IrrepsLinear(nn.Module):
     """Equivariant linear map, one matrix product per irrep; e3nn's weights, order and normalisation.
 
     Args:
-        irreps_in, irreps_out: every irrep at most once in `irreps_in`; features are channels innermost, so that the
+        irreps_in, irreps_out: every irrep at most once. Features are channels innermost, so that the
             product of one irrep is [N * (2l+1), mul_in] @ [mul_in, mul_out].
     """
 
@@ -69,8 +70,8 @@ class IrrepsLinear(nn.Module):
 def matching_blocks(irreps_in: Irreps, irreps_out: Irreps) -> list[tuple[int, int, int, int, int]]:
     """(input offset, 2l+1, mul_in, mul_out, weight offset) of each output irrep, in the output's order.
 
-    The weight offset follows e3nn's instruction order, the input's. Raises ValueError when an irrep occurs twice in
-    the input or an output irrep is missing from it.
+    The weight offset follows e3nn's instruction order, the input's. Raises ValueError when an irrep occurs
+    twice or one of the output is missing from the input.
     """
     irreps_in, irreps_out = Irreps(irreps_in), Irreps(irreps_out)
     if len({ir for _, ir in irreps_in}) < len(irreps_in) or len({ir for _, ir in irreps_out}) < len(

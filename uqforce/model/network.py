@@ -30,7 +30,7 @@ class PerTypeScaleShift(nn.Module):
 
 
 class Network(nn.Module):
-    """NequIP (Batzner et al., Nat. Commun. 13, 2453 (2022)) as in nequip 0.19: same architecture, same constants."""
+    """NequIP (Batzner et al., Nat. Commun. 13, 2453 (2022)), architecture and constants of nequip 0.19."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Network(nn.Module):
         self.zbl = ZBL(config.type_names) if config.zbl else None
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
-        """edge_vec [E,3] A, edge_index [2,E] sorted by centre, atom_types [N] -> energies [N] float64 eV, features [N,D].
+        """edge_vec [E,3] A, edge_index [2,E], atom_types [N] -> energies [N] float64 eV, features [N,D].
 
         The features are the scalars immediately before the last linear map to the atomic energy.
         """

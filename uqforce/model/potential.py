@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
 
 class Mixture(nn.Module):
-    """Gaussian mixture on the last features (Zhu et al., JCP 158, 164111 (2023)); empty until it is fitted."""
+    """Gaussian mixture on the last features (Zhu et al., JCP 158, 164111 (2023)); empty until fitted."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -192,6 +192,6 @@ def sum_by_structure(values: Tensor, batch: Tensor, num_structures: int) -> Tens
 
 
 def sum_edge_gradients(gradient: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
-    """-d/dr_i from d/d(edge_vec): edge_vec = r_j - r_i, so centres gain the gradient and neighbours lose it. [N,3]."""
+    """-d/dr_i [N,3] from d/d(edge_vec) [E,3]: edge_vec = r_j - r_i, so centres gain what neighbours lose."""
     forces = gradient.new_zeros(num_atoms, 3).index_add(0, edge_index[0], gradient)
     return forces.index_add(0, edge_index[1], gradient, alpha=-1)

@@ -15,7 +15,7 @@ DECAYS = (0.20162, 0.40290, 0.94229, 3.19980)
 
 
 class ZBL(nn.Module):
-    """Per-atom ZBL energies, multiplied by the polynomial cutoff; half of a pair's energy goes to each atom."""
+    """Per-atom ZBL energies with the polynomial cutoff; half of a pair's energy goes to each atom."""
 
     def __init__(self, type_names: list[str], polynomial_cutoff_p: float = 6.0) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ZBL(nn.Module):
     def forward(
         self, edge_vec: Tensor, scaled_length: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> Tensor:
-        """edge_vec [E,3], scaled_length [E,1], edge_index [2,E], atom_types [N] -> energies [N] float64, eV."""
+        """edge_vec [E,3], scaled_length [E,1], edge_index [2,E], atom_types [N] -> energies [N], eV."""
         charges = self.charges[atom_types]
         z_i, z_j = charges[edge_index[0]], charges[edge_index[1]]
         r = torch.linalg.vector_norm(edge_vec.to(torch.float64), dim=1)
