@@ -1,0 +1,60 @@
+"""Small random systems and models for the tests of the model."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from uqforce.model import ModelConfig, Potential, Prediction
+from uqforce.ops import neighbor_list
+
+TYPES = ["H", "C", "O"]
+CUTOFF = 3.5
+
+
+class System(NamedTuple):
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    atom_types: Tensor
+    batch: Tensor
+
+
+def random_system(sizes: list[int], periodic: bool, seed: int = 0) -> System:
+    """Structures of the given numbers of atoms at a density of about 0.07 atoms per cubic angstrom."""
+    generator = torch.Generator().manual_seed(seed)
+    positions, cells = [], []
+    for n in sizes:
+        length = (max(n, 1) / 0.07) ** (1 / 3)
+        cell = length * (torch.eye(3) + 0.15 * torch.randn(3, 3, generator=generator)).double()
+        positions.append(torch.rand(n, 3, generator=generator, dtype=torch.float64) @ cell)
+        cells.append(cell)
+    return System(
+        torch.cat(positions),
+        torch.stack(cells),
+        torch.full((len(sizes), 3), periodic),
+        torch.randint(0, len(TYPES), (sum(sizes),), generator=generator),
+        torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
+    )
+
+
+def evaluate(potential: torch.nn.Module, system: System) -> Prediction:
+    n = neighbor_list(system.positions, system.cell, system.pbc, CUTOFF, system.batch)
+    return potential(n.edge_vec, n.edge_index, system.atom_types, system.batch, len(system.cell))
+
+
+def make_potential(seed: int = 0, **fields) -> Potential:
+    torch.manual_seed(seed)
+    defaults = {
+        "type_names": TYPES,
+        "r_max": CUTOFF,
+        "num_layers": 3,
+        "l_max": 2,
+        "num_features": [6, 5, 4],
+        "radial_mlp_width": 8,
+        "avg_num_neighbors": 8.0,
+        "per_type_energy_scales": {"H": 0.8, "C": 1.0, "O": 1.2},
+        "per_type_energy_shifts": {"H": -1.0, "C": -2.0, "O": -3.0},
+        "dtype": "float64",
+    }
+    return Potential(ModelConfig(**{**defaults, **fields})).eval()

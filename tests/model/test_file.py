@@ -1,0 +1,71 @@
+"""Model files: round trip, and what is said of files that are not good."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from systems import evaluate, make_potential, random_system
+
+from uqforce.model import load_model, save_model
+from uqforce.model.file import FORMAT_VERSION
+
+
+def test_round_trip(potential, tmp_path):
+    d = potential.network.num_last_features
+    potential.set_mixture(
+        torch.randn(2, d), torch.eye(d).repeat(2, 1, 1), torch.log(torch.tensor([0.3, 0.7]))
+    )
+    potential.card = {"author": "test", "quantiles": [1.0, 2.0]}
+    save_model(potential, tmp_path / "model.uqf")
+    loaded = load_model(tmp_path / "model.uqf")
+    assert loaded.config == potential.config and loaded.card == potential.card and not loaded.training
+    system = random_system([5, 4], periodic=True)
+    for mine, theirs in zip(evaluate(potential, system), evaluate(loaded, system)):
+        assert torch.equal(mine, theirs)
+    assert evaluate(loaded, system).nll.shape == (9,)
+
+
+def test_other_precision(tmp_path):
+    save_model(make_potential(), tmp_path / "model.uqf")
+    single = load_model(tmp_path / "model.uqf", dtype="float32")
+    assert single.config.dtype == "float32" and single.network.type_embedding.dtype == torch.float32
+    assert single.network.scale_shift.shifts.dtype == torch.float64
+
+
+def test_truncated_file(tmp_path):
+    save_model(make_potential(), tmp_path / "model.uqf")
+    content = (tmp_path / "model.uqf").read_bytes()
+    for size in (0, 5, 200, len(content) - 1):
+        (tmp_path / "cut.uqf").write_bytes(content[:size])
+        with pytest.raises(ValueError, match="truncated"):
+            load_model(tmp_path / "cut.uqf")
+
+
+def test_newer_format(tmp_path):
+    path = tmp_path / "model.uqf"
+    save_model(make_potential(), path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["uqforce"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["format_version"] = FORMAT_VERSION + 1
+    save_file(tensors, path, metadata={"uqforce": json.dumps(header)})
+    with pytest.raises(ValueError, match="upgrade uqforce"):
+        load_model(path)
+
+
+def test_not_a_model(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.uqf")
+    with pytest.raises(ValueError, match="not a uqforce model"):
+        load_model(tmp_path / "other.uqf")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "pickle.uqf")
+    with pytest.raises(ValueError, match="not a uqforce model"):
+        load_model(tmp_path / "pickle.uqf")
+    with pytest.raises(FileNotFoundError, match="missing.uqf"):
+        load_model(tmp_path / "missing.uqf")
+
+
+def test_mixture_of_wrong_shape(potential):
+    with pytest.raises(ValueError, match="does not fit"):
+        potential.set_mixture(torch.zeros(2, 3), torch.zeros(2, 3, 3), torch.zeros(2))
