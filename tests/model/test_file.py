@@ -62,7 +62,7 @@ def test_not_a_model(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "pickle.uqf")
     with pytest.raises(ValueError, match="not a uqforce model"):
         load_model(tmp_path / "pickle.uqf")
-    with pytest.raises(FileNotFoundError, match="missing.uqf"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         load_model(tmp_path / "missing.uqf")
 
 

@@ -1,0 +1,129 @@
+"""Writes nequip_reference.json: energies, forces and virials of nequip 0.19 for fixed weights and atoms.
+
+Needs nequip (`pip install nequip`): python tests/model/make_nequip_reference.py
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from systems import TYPES, random_system
+
+from uqforce.model import ModelConfig, Potential
+from uqforce.ops import neighbor_list
+
+PATH = Path(__file__).with_name("nequip_reference.json")
+COMMON = {
+    "type_names": TYPES,
+    "r_max": 3.5,
+    "radial_mlp_width": 8,
+    "avg_num_neighbors": {"H": 6.0, "C": 8.0, "O": 9.0},
+    "per_type_energy_scales": {"H": 0.8, "C": 1.0, "O": 1.2},
+    "per_type_energy_shifts": {"H": -1.0, "C": -2.0, "O": -3.0},
+    "dtype": "float64",
+}
+CASES = {
+    "no-parity": {"num_layers": 3, "l_max": 2, "parity": False, "num_features": [6, 5, 4]},
+    "parity": {
+        "num_layers": 3,
+        "l_max": 2,
+        "parity": True,
+        "num_features": [4, 3, 2],
+        "bessel_trainable": True,
+    },
+    "l-max-4": {"num_layers": 2, "l_max": 4, "parity": True, "num_features": [3, 2, 2, 1, 2]},
+    "many-options": {
+        "num_layers": 3,
+        "l_max": 1,
+        "parity": True,
+        "num_features": [5, 4],
+        "type_embed_num_features": 2,
+        "radial_mlp_depth": 2,
+        "readout_mlp_hidden_layers_depth": 1,
+        "num_bessels": 5,
+        "polynomial_cutoff_p": 5.0,
+        "per_edge_type_cutoff": {"H": 2.0, "C": {"O": 3.0}},
+        "zbl": True,
+    },
+}
+
+
+def filled_potential(name: str) -> Potential:
+    """The case's model with weights that are a fixed function of their position."""
+    potential = Potential(ModelConfig(**COMMON, **CASES[name])).eval()
+    for k, (parameter_name, parameter) in enumerate(sorted(potential.named_parameters())):
+        if "scale_shift" not in parameter_name and "frequencies" not in parameter_name:
+            phase = 1.7 * torch.arange(parameter.numel(), dtype=torch.float64) + k
+            parameter.data.copy_((1.5 * torch.sin(phase)).view(parameter.shape))
+    return potential
+
+
+def nequip_name(name: str) -> str:
+    """Name in nequip's state dict of one of our network's parameters."""
+    head, _, tail = name.removeprefix("network.").partition(".")
+    if head == "type_embedding":
+        return "type_embed.embed_module.weight"
+    if head == "edge_embedding":
+        return "bessel_encode.bessel_weights"
+    if head == "scale_shift":
+        return f"per_type_energy_scale_shift.{tail}"
+    if head == "readout":
+        return f"per_atom_energy_readout.mlp_module.{tail}"
+    layer, _, rest = tail.partition(".")
+    rest = (
+        rest.replace("self_connection", "sc")
+        .replace("linear_in", "linear_1")
+        .replace("linear_out", "linear_2")
+    )
+    return f"layer{layer}_convnet.conv.{rest.replace('radial', 'edge_mlp')}"
+
+
+def copy_weights(potential: Potential, nequip_model: torch.nn.Module) -> None:
+    state = nequip_model.state_dict()
+    for name, parameter in potential.named_parameters():
+        wanted = nequip_name(name)
+        stem, _, tail = wanted.partition("inner.") if "inner." in wanted else wanted.partition("last.")
+        keys = [k for k in state if stem in k] if tail else [k for k in state if k.endswith(wanted)]
+        key = keys[int(tail.split(".")[0])] if "inner." in wanted else keys[-1]
+        assert state[key].numel() == parameter.numel(), (name, key)
+        state[key] = parameter.detach().reshape(state[key].shape)
+    nequip_model.load_state_dict(state)
+
+
+def evaluate_nequip(potential: Potential) -> dict:
+    from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state()
+    fields = potential.config.model_dump(exclude={"zbl", "variance_head", "dtype"})
+    zbl = {"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", "chemical_species": TYPES}
+    model = NequIPGNNModel(
+        seed=0, model_dtype="float64", pair_potential=zbl if potential.config.zbl else None, **fields
+    )
+    copy_weights(potential, model)
+    system = random_system([7, 5], periodic=True)
+    n = neighbor_list(system.positions, system.cell, system.pbc, 3.5, system.batch)
+    result = model.eval()(
+        {
+            "pos": system.positions,
+            "cell": system.cell,
+            "pbc": system.pbc,
+            "atom_types": system.atom_types,
+            "batch": system.batch,
+            "num_atoms": torch.bincount(system.batch),
+            "edge_index": n.edge_index,
+            "edge_cell_shift": n.cell_shift.double(),
+        }
+    )
+    return {
+        "energies": result["atomic_energy"].flatten().tolist(),
+        "forces": result["forces"].tolist(),
+        "virial": result["virial"].tolist(),
+    }
+
+
+if __name__ == "__main__":
+    PATH.write_text(
+        json.dumps({name: evaluate_nequip(filled_potential(name)) for name in CASES}, indent=1) + "\n"
+    )
+    print(f"wrote {PATH}")
