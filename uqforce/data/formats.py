@@ -7,6 +7,7 @@ which frame is broken.
 
 import lzma
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -105,6 +106,12 @@ def _xyz_frames(path: Path) -> Iterator[list[str]]:
                     raise DataError(
                         f"{path} is truncated: frame {number} announces {num_atoms} atoms, "
                         f"{max(len(lines) - 2, 0)} lines of atoms follow"
+                    )
+                if not lines[-1].endswith("\n"):
+                    warnings.warn(
+                        f"{path} ends without a newline: if it is truncated, the last number of frame {number} "
+                        "is wrong",
+                        stacklevel=2,
                     )
                 yield lines
                 number += 1

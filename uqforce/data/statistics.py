@@ -81,7 +81,7 @@ def least_squares_energies(frames: Sequence[Frame], type_names: Sequence[str]) -
     if rank < len(type_names):
         report += (
             f". The compositions of {len(labelled)} frames have rank {rank} for {len(type_names)} types: "
-            "the energies are not unique and those of minimum norm are used, which other compositions than these "
+            "the energies are not unique and those of minimum norm are used, which other compositions "
             "do not obey; isolated-atom energies avoid that"
         )
     return AtomicEnergies(energies, int(rank), report)
