@@ -109,7 +109,7 @@ def _xyz_frames(path: Path) -> Iterator[list[str]]:
                     )
                 if not lines[-1].endswith("\n"):
                     warnings.warn(
-                        f"{path} ends without a newline: if it is truncated, the last number of frame {number} "
+                        f"{path} ends without a newline: if truncated, the last number of frame {number} "
                         "is wrong",
                         stacklevel=2,
                     )
