@@ -1,0 +1,83 @@
+"""The mixture: scikit-learn's likelihood, the choice of components, degenerate input."""
+
+import numpy as np
+import pytest
+import torch
+
+from uqforce.uncertainty import gmm
+
+
+def blobs(components, dim, count, seed=0):
+    """Well separated Gaussians of different shape and orientation, [count, dim]."""
+    rng = np.random.default_rng(seed)
+    centres = 20 * rng.normal(size=(components, dim))
+    shapes = rng.normal(size=(components, dim, dim))
+    which = rng.integers(components, size=count)
+    return centres[which] + np.einsum("nij,nj->ni", shapes[which], rng.normal(size=(count, dim)))
+
+
+@pytest.mark.parametrize("components", [1, 2, 5, 8])
+def test_bic_finds_the_number_of_components(components):
+    fit = gmm.fit_mixture(blobs(components, 4, 2000))
+    assert len(fit.means) == fit.chosen.components == components
+    assert fit.chosen.bic == min(trial.bic for trial in fit.trials)
+    assert all(trial.converged for trial in fit.trials if trial.components <= components)
+
+
+def test_search_is_the_count_not_the_index():
+    """The best of counts 1, 2, 3, ... stands at index count - 1: nequip 0.6 fitted one too few."""
+    fit = gmm.fit_mixture(blobs(3, 4, 2000))
+    assert [trial.components for trial in fit.trials[:4]] == [1, 2, 3, 4]
+    assert fit.means.shape == (3, 4) and len(fit.trials) == 3 + gmm.PATIENCE
+
+
+def test_fit_is_a_mixture():
+    features = blobs(3, 5, 600)
+    fit = gmm.fit_mixture(features, n_components=3)
+    assert [trial.components for trial in fit.trials] == [3]
+    assert fit.means.dtype == torch.float64 and fit.precisions_cholesky.shape == (3, 5, 5)
+    assert fit.log_weights.exp().sum().item() == pytest.approx(1)
+    torch.testing.assert_close(fit.precisions_cholesky, fit.precisions_cholesky.triu())
+
+
+def test_same_mixture_in_any_unit():
+    features = blobs(3, 5, 600)
+    fit, scaled = gmm.fit_mixture(features), gmm.fit_mixture(1e-4 * features)
+    torch.testing.assert_close(scaled.means, 1e-4 * fit.means)
+    assert scaled.quantiles["q0.9"] - fit.quantiles["q0.9"] == pytest.approx(5 * np.log(1e-4), rel=1e-6)
+
+
+def test_quantiles_increase_to_the_maximum():
+    fit = gmm.fit_mixture(blobs(2, 3, 500))
+    assert list(fit.quantiles) == ["q0.5", "q0.9", "q0.95", "q0.99", "q0.999", "max"]
+    assert list(fit.quantiles.values()) == sorted(fit.quantiles.values())
+
+
+def test_flat_directions_are_counted():
+    features = blobs(2, 3, 500)
+    with_copies = np.hstack([features, features[:, :1], np.ones((500, 1))])
+    fit = gmm.fit_mixture(with_copies)
+    assert fit.flat_directions == 2 and gmm.fit_mixture(features).flat_directions == 0
+    assert all(torch.isfinite(tensor).all() for tensor in fit[:3])
+
+
+def test_unconverged_is_said():
+    fit = gmm.fit_mixture(np.random.default_rng(0).normal(size=(500, 4)), n_components=6, max_iter=2)
+    assert not fit.chosen.converged and fit.chosen.iterations == 2
+
+
+@pytest.mark.parametrize(
+    "features, components, message",
+    [
+        (np.zeros(3), None, "must be"),
+        (np.zeros((0, 3)), None, "at least one atom"),
+        (np.array([[0.0, 1.0], [np.nan, 0.0]]), None, "the first is atom 1"),
+        (np.full((10, 3), 0.1), None, "equal"),
+        (np.ones((1, 3)), None, "equal"),
+        (np.eye(3), 4, "4 components to 3 atoms"),
+        (np.eye(3), 0, "0 components"),
+    ],
+)
+def test_bad_features(features, components, message):
+    with pytest.raises(ValueError, match=message):
+        gmm.fit_mixture(features, components)

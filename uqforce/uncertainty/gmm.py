@@ -1,0 +1,168 @@
+"""A Gaussian mixture over the features of the training atoms: `nll` says how far from them an atom is.
+
+Zhu, Batzner, Musaelian, Kozinsky, J. Chem. Phys. 158, 164111 (2023): full covariances, EM from a k-means
+start on all atoms of the training set, the number of components by the Bayesian information criterion (BIC).
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+
+from uqforce import ops
+from uqforce.data import Dataset, batches, collate
+from uqforce.model import Potential
+
+COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50)  # tried in turn when not given
+PATIENCE = 3  # counts tried without a better BIC before the search ends
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+RELATIVE_FLOOR = 1e-6  # added to each variance, in units of the mean variance of the features
+
+
+class Trial(NamedTuple):
+    """One fit of the search: `bic = -2 N log_likelihood + parameters ln N`, lower is better."""
+
+    components: int
+    bic: float
+    log_likelihood: float  # mean per atom, nats
+    converged: bool
+    iterations: int
+
+
+class MixtureFit(NamedTuple):
+    """A fitted mixture in scikit-learn's conventions, float64, and how it was found."""
+
+    means: torch.Tensor  # [M, D]
+    precisions_cholesky: torch.Tensor  # [M, D, D] upper triangular, precision = P P^T
+    log_weights: torch.Tensor  # [M]
+    trials: list[Trial]
+    quantiles: dict[str, float]  # of the training atoms' nll; "max" is the largest
+    flat_directions: int  # directions of feature space in which the training atoms do not vary
+
+    @property
+    def chosen(self) -> Trial:
+        return next(trial for trial in self.trials if trial.components == len(self.means))
+
+
+def fit_mixture(
+    features,
+    n_components: int | None = None,
+    *,
+    seed: int = 0,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> MixtureFit:
+    """Fit a full-covariance mixture to features [N, D] by scikit-learn's EM (k-means start, one start).
+
+    Without `n_components` the counts in `COMPONENTS` are tried in turn, as long as every component can have
+    D + 1 atoms, and the one of lowest BIC is taken; the search ends after `PATIENCE` counts without a better
+    one. The variance floor scales with the features, so that the same mixture is found in any unit;
+    directions in which the features do not vary get the floor as their variance. `on_trial` is called with
+    each trial as it ends.
+
+    Raises:
+        ValueError: features that are not [N, D], not finite, or all equal; too few atoms for `n_components`.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features must be [N, D] with at least one atom, got shape {features.shape}")
+    if not np.isfinite(features).all():
+        atoms = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        raise ValueError(f"features of {len(atoms)} atoms are not finite, the first is atom {atoms[0]}")
+    count, dim = features.shape
+    spread = np.linalg.eigvalsh(np.cov(features.T, bias=True).reshape(dim, dim))
+    floor = RELATIVE_FLOOR * spread.mean()
+    if floor <= np.finfo(np.float64).eps ** 2 * np.square(features).mean():
+        raise ValueError(f"the features of all {count} atoms are equal: a mixture cannot tell atoms apart")
+    if n_components is not None and not 1 <= n_components <= count:
+        raise ValueError(f"cannot fit {n_components} components to {count} atoms")
+
+    largest = max(1, count // (dim + 1))
+    counts = [n for n in COMPONENTS if n <= largest] if n_components is None else [n_components]
+    trials: list[Trial] = []
+    best = None
+    for n in counts:
+        mixture = GaussianMixture(
+            n, covariance_type="full", tol=tol, max_iter=max_iter, reg_covar=floor, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the trial
+            mixture.fit(features)
+        trial = Trial(n, mixture.bic(features), mixture.score(features), mixture.converged_, mixture.n_iter_)
+        trials.append(trial)
+        if on_trial is not None:
+            on_trial(trial)
+        if best is None or trial.bic < best[0].bic:
+            best = trial, mixture
+        elif len(trials) - trials.index(best[0]) > PATIENCE:
+            break
+
+    mixture = best[1]
+    nll = -mixture.score_samples(features)
+    quantiles = {f"q{q:g}": float(np.quantile(nll, q)) for q in QUANTILES} | {"max": float(nll.max())}
+    return MixtureFit(
+        torch.from_numpy(mixture.means_),
+        torch.from_numpy(mixture.precisions_cholesky_),
+        torch.from_numpy(mixture.weights_).log(),
+        trials,
+        quantiles,
+        int(np.count_nonzero(spread < floor)),
+    )
+
+
+def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 16) -> torch.Tensor:
+    """The last features of all atoms of a data set, in its order: [N, D] in the model's dtype, on the CPU.
+
+    Raises:
+        ValueError: the data set has other type names or another cutoff than the model.
+    """
+    config = potential.config
+    wanted, found = (list(config.type_names), config.r_max), (list(dataset.type_names), dataset.cutoff)
+    if wanted != found:
+        raise ValueError(
+            f"the model has types and cutoff {wanted}, the data set {found}: build it for the model"
+        )
+    device = next(potential.parameters()).device
+    features = []
+    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
+        b = collate([dataset[i] for i in indices]).to(device)
+        edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
+        with torch.no_grad():  # no forces: the network alone
+            features.append(potential.network(edge_vec, b.edge_index, b.atom_types)[1].cpu())
+    return torch.cat(features)
+
+
+def fit_potential(
+    potential: Potential,
+    dataset: Dataset,
+    n_components: int | None = None,
+    *,
+    seed: int = 0,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> MixtureFit:
+    """Fit the mixture to the atoms of `dataset` (the training set) and store it in the potential.
+
+    The card gets `mixture`, how it was fitted, and `thresholds["nll"]`, the quantiles of the training scores
+    that calculators and dynamics know by name ("q0.99", "max").
+    """
+    potential.eval()
+    features = collect_features(potential, dataset)
+    fit = fit_mixture(features, n_components, seed=seed, on_trial=on_trial)
+    potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights)
+    potential.card["mixture"] = {
+        "components": len(fit.means),
+        "features": features.shape[1],
+        "atoms": len(features),
+        "structures": len(dataset),
+        "flat_directions": fit.flat_directions,
+        "seed": seed,
+        "trials": [trial._asdict() for trial in fit.trials],
+        **{name: getattr(fit.chosen, name) for name in ("bic", "converged", "iterations")},
+    }
+    potential.card.setdefault("thresholds", {})["nll"] = fit.quantiles
+    return fit
