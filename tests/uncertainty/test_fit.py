@@ -1,0 +1,137 @@
+"""The mixture inside a potential: what is stored, that `nll` is scikit-learn's, and its symmetries."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from sklearn.mixture import GaussianMixture
+
+from uqforce import ops
+from uqforce.data import Dataset, collate, read_frames
+from uqforce.model import ModelConfig, Potential, load_model, save_model
+from uqforce.uncertainty import fit, gmm
+
+TYPES, CUTOFF = ["H", "O"], 3.0
+
+
+@pytest.fixture
+def frames_file(tmp_path):
+    """Twelve rattled clusters of five waters."""
+    rng = np.random.default_rng(0)
+    grid = 2.8 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    water = np.array([[0.0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]])
+    positions = (grid[:, None] + water).reshape(-1, 3)
+    frames = [Atoms("OHH" * 5, positions + 0.1 * rng.normal(size=(15, 3))) for _ in range(12)]
+    path = tmp_path / "frames.xyz"
+    ase.io.write(path, frames)
+    return path
+
+
+def make_potential(dtype="float64") -> Potential:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        type_names=TYPES,
+        r_max=CUTOFF,
+        num_layers=2,
+        l_max=1,
+        num_features=[8, 4],
+        radial_mlp_width=8,
+        dtype=dtype,
+    )
+    return Potential(config).eval()
+
+
+@pytest.fixture
+def dataset(frames_file) -> Dataset:
+    return Dataset.build(read_frames(frames_file), TYPES, CUTOFF)
+
+
+def predict(potential, batch, positions=None):
+    positions = batch.positions if positions is None else positions
+    neighbors = ops.neighbor_list(positions, batch.cell, batch.pbc, CUTOFF, batch.batch)
+    return potential(
+        neighbors.edge_vec, neighbors.edge_index, batch.atom_types, batch.batch, batch.num_structures
+    )
+
+
+def test_nll_equals_sklearn(dataset):
+    potential = make_potential()
+    gmm.fit_potential(potential, dataset, n_components=3)
+    prediction = predict(potential, collate([dataset[i] for i in range(len(dataset))]))
+    features = prediction.features.numpy()
+    reference = GaussianMixture(3)
+    mixture = potential.mixture
+    reference.means_, reference.precisions_cholesky_ = (
+        mixture.means.numpy(),
+        mixture.precisions_cholesky.numpy(),
+    )
+    reference.weights_ = mixture.log_weights.exp().numpy()
+    reference.covariances_ = np.empty((3, 0))
+    np.testing.assert_allclose(prediction.nll.numpy(), -reference.score_samples(features), rtol=0, atol=1e-10)
+    # and the thresholds are the quantiles of these very scores
+    thresholds = potential.card["thresholds"]["nll"]
+    assert thresholds["max"] == pytest.approx(prediction.nll.max().item(), abs=1e-10)
+    assert thresholds["q0.9"] == pytest.approx(np.quantile(prediction.nll.numpy(), 0.9), abs=1e-10)
+
+
+def test_features_are_the_predictions(dataset):
+    potential = make_potential("float32")
+    features = gmm.collect_features(potential, dataset, batch_size=5)
+    prediction = predict(potential, collate([dataset[i] for i in range(len(dataset))]))
+    assert features.dtype == torch.float32 and not features.requires_grad
+    torch.testing.assert_close(features, prediction.features)
+
+
+def test_nll_symmetries(dataset):
+    potential = make_potential()
+    gmm.fit_potential(potential, dataset, n_components=2)
+    batch = dataset[3]
+    nll = predict(potential, batch).nll
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.manual_seed(1)))[0]
+    for matrix in (rotation, -rotation):  # a rotation and a reflection
+        moved = predict(potential, batch, batch.positions @ matrix.T + 5.0).nll
+        torch.testing.assert_close(moved, nll, rtol=0, atol=1e-9)
+    order = torch.randperm(len(nll), generator=torch.manual_seed(2))
+    permuted = batch._replace(positions=batch.positions[order], atom_types=batch.atom_types[order])
+    torch.testing.assert_close(predict(potential, permuted).nll, nll[order], rtol=0, atol=1e-9)
+
+
+def test_nll_rises_away_from_the_training_set(dataset):
+    potential = make_potential()
+    gmm.fit_potential(potential, dataset)
+    batch = dataset[0]
+    far = predict(potential, batch, 0.8 * batch.positions)
+    assert far.nll.max() > potential.card["thresholds"]["nll"]["max"]
+
+
+def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
+    model, output = tmp_path / "model.uqf", tmp_path / "fitted.uqf"
+    save_model(make_potential(), model)
+    parser = fit.argparse.ArgumentParser()
+    fit.add_arguments(parser)
+    assert fit.run(parser.parse_args([str(model), str(frames_file), "-o", str(output)])) == 0
+    potential = load_model(output)
+    card = potential.card["mixture"]
+    assert card["components"] == len(potential.mixture.means) and card["atoms"] == 180
+    assert card["bic"] == min(trial["bic"] for trial in card["trials"])
+    assert json.loads(json.dumps(potential.card)) == potential.card
+    printed = capsys.readouterr().out
+    for value in (f"{card['bic']:.1f}", f"{potential.card['thresholds']['nll']['q0.99']:.2f}"):
+        assert value in printed
+    assert len(load_model(model).mixture.means) == 0
+
+
+def test_verb_says_what_did_not_go_well():
+    features = np.random.default_rng(0).normal(size=(300, 3))
+    features[:, 2] = 1.0
+    text = fit.summary(gmm.fit_mixture(features, 5, max_iter=2))
+    assert "without converging" in text and "1 of 3 directions" in text
+
+
+def test_wrong_data_set(frames_file):
+    dataset = Dataset.build(read_frames(frames_file), TYPES, CUTOFF + 1)
+    with pytest.raises(ValueError, match="cutoff"):
+        gmm.collect_features(make_potential(), dataset)
