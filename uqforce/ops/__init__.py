@@ -1,13 +1,16 @@
 """One typed function per kernel."""
 
+from uqforce.ops.force_variance import ForceVariance, force_variance
 from uqforce.ops.gmm_nll import gmm_nll
 from uqforce.ops.neighbor_list import NeighborList, edge_vectors, neighbor_list
 from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
 
 __all__ = [
+    "ForceVariance",
     "NeighborList",
     "TensorProductSpec",
     "edge_vectors",
+    "force_variance",
     "gmm_nll",
     "neighbor_list",
     "tensor_product_conv",
