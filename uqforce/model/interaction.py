@@ -7,7 +7,7 @@ from e3nn.o3 import Irrep, Irreps
 from torch import Tensor, nn
 
 from uqforce.model.gate import Gate
-from uqforce.model.linear import IrrepsLinear, ScalarMLP, matching_blocks
+from uqforce.model.linear import Block, IrrepsLinear, ScalarMLP, match_irreps
 from uqforce.ops import TensorProductSpec
 
 
@@ -29,51 +29,46 @@ class SelfConnection(nn.Module):
     normalisation. Since the scalars are a function of the type, they are contracted with the weights first.
     """
 
-    blocks: list[tuple[int, int, int, int, int]]
+    dims_in: list[int]
+    weight_numels: list[int]
+    blocks: list[Block]
 
     def __init__(
         self, irreps_in: Irreps, num_type_features: int, irreps_out: Irreps, dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.num_type_features = num_type_features
-        # Irreps that the input lacks are zero in the output.
-        present = {ir for _, ir in Irreps(irreps_in)}
-        reachable = Irreps([(mul, ir) for mul, ir in Irreps(irreps_out) if ir in present])
-        self.blocks = matching_blocks(irreps_in, reachable)
-        widths = {ir: block for (_, ir), block in zip(reachable, self.blocks)}
-        self.absent: list[int] = [0 if ir in widths else mul * ir.dim for mul, ir in Irreps(irreps_out)]
-        numel = num_type_features * sum(mul_in * mul_out for _, _, mul_in, mul_out, _ in self.blocks)
-        self.weight = nn.Parameter(torch.randn(numel, dtype=dtype))
+        self.dims_in, weight_numels, self.blocks = match_irreps(irreps_in, irreps_out)
+        self.weight_numels = [num_type_features * numel for numel in weight_numels]
+        self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:
-        """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out]."""
+        """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out], zero where x lacks an irrep."""
         n, num_types, v = x.shape[0], type_features.shape[0], self.num_type_features
         # With few types one block of channels per type is the cheaper way to give each atom its own weights.
         per_type = num_types <= v
         if per_type:
             selector = torch.nn.functional.one_hot(atom_types, num_types).to(x.dtype)
         else:
-            selector = type_features[atom_types]
+            selector = torch.nn.functional.embedding(atom_types, type_features)
         copies = selector.shape[1]
+        inputs = x.split(self.dims_in, dim=1)
+        weights = self.weight.split(self.weight_numels)
         outputs: list[Tensor] = []
-        b = 0
-        for absent in self.absent:
-            if absent > 0:
-                outputs.append(x.new_zeros(n, absent))
+        for block in self.blocks:
+            if block.source < 0:
+                outputs.append(x.new_zeros(n, block.dim * block.mul_out))
                 continue
-            offset, dim, mul_in, mul_out, start = self.blocks[b]
-            b += 1
-            w = (
-                self.weight[v * start : v * (start + mul_in * mul_out)]
-                .view(mul_in, v, mul_out)
-                .transpose(0, 1)
-            )
-            w = w * (1.0 / math.sqrt(mul_in * v))
+            w = weights[block.weights].view(block.mul_in, v, block.mul_out).transpose(0, 1)
+            w = w.reshape(v, block.mul_in * block.mul_out) * (1.0 / math.sqrt(block.mul_in * v))
             if per_type:
-                w = torch.mm(type_features, w.reshape(v, mul_in * mul_out))
-            block = x[:, offset : offset + dim * mul_in].reshape(n, dim, 1, mul_in)
-            rows = (block * selector.view(n, 1, copies, 1)).reshape(n * dim, copies * mul_in)
-            outputs.append(torch.mm(rows, w.reshape(copies * mul_in, mul_out)).view(n, dim * mul_out))
+                w = torch.mm(type_features, w)
+            rows = inputs[block.source].reshape(n, block.dim, 1, block.mul_in) * selector.view(
+                n, 1, copies, 1
+            )
+            rows = rows.reshape(n * block.dim, copies * block.mul_in)
+            w = w.view(copies * block.mul_in, block.mul_out)
+            outputs.append(torch.mm(rows, w).view(n, block.dim * block.mul_out))
         return torch.cat(outputs, dim=1)
 
 
@@ -136,7 +131,7 @@ class Interaction(nn.Module):
         type_features: Tensor,
     ) -> Tensor:
         """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""
-        messages = self.linear_in(x) * self.neighbor_norm[atom_types]
+        messages = self.linear_in(x) * torch.nn.functional.embedding(atom_types, self.neighbor_norm)
         # Every process knows its ghosts' types, so the first layer's features need no communication.
         if self.self_connection is not None:
             messages = self.exchange(messages)

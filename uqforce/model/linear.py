@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from e3nn.o3 import Irreps
@@ -47,55 +48,68 @@ class ScalarMLP(nn.Module):
         return self.last(self.hidden(x))
 
 
+class Block(NamedTuple):
+    """One irrep of a linear map's output: its block of the input and of the weights (-1: none), its sizes."""
+
+    source: int
+    weights: int
+    dim: int  # 2l+1
+    mul_in: int
+    mul_out: int
+
+
+def match_irreps(irreps_in: Irreps, irreps_out: Irreps) -> tuple[list[int], list[int], list[Block]]:
+    """Dimensions of the input's blocks, numbers of weights of the common irreps in its order, and the blocks.
+
+    Raises:
+        ValueError: an irrep occurs twice on one side.
+    """
+    muls_in = {ir: mul for mul, ir in Irreps(irreps_in)}
+    muls_out = {ir: mul for mul, ir in Irreps(irreps_out)}
+    if len(muls_in) < len(Irreps(irreps_in)) or len(muls_out) < len(Irreps(irreps_out)):
+        raise ValueError(f"irreps {irreps_in} -> {irreps_out} must be simplified: an irrep occurs twice")
+    common = [ir for ir in muls_in if ir in muls_out]
+    order = list(muls_in)
+    blocks = [
+        Block(order.index(ir), common.index(ir), ir.dim, muls_in[ir], mul)
+        if ir in muls_in
+        else Block(-1, -1, ir.dim, 0, mul)
+        for ir, mul in muls_out.items()
+    ]
+    return (
+        [mul * ir.dim for ir, mul in muls_in.items()],
+        [muls_in[ir] * muls_out[ir] for ir in common],
+        blocks,
+    )
+
+
 class IrrepsLinear(nn.Module):
     """Equivariant linear map, one matrix product per irrep; e3nn's weights, order and normalisation.
 
     Args:
-        irreps_in, irreps_out: every irrep at most once. Features are channels innermost, so that the
-            product of one irrep is [N * (2l+1), mul_in] @ [mul_in, mul_out].
+        irreps_in, irreps_out: every irrep at most once, and each of the output's in the input. Features are
+            channels innermost, so that the product of one irrep is [N * (2l+1), mul_in] @ [mul_in, mul_out].
     """
 
-    blocks: list[tuple[int, int, int, int, int]]
+    dims_in: list[int]
+    weight_numels: list[int]
+    blocks: list[Block]
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
         super().__init__()
-        self.blocks = matching_blocks(irreps_in, irreps_out)
-        numel = sum(mul_in * mul_out for _, _, mul_in, mul_out, _ in self.blocks)
-        self.weight = nn.Parameter(torch.randn(numel, dtype=dtype))
+        self.dims_in, self.weight_numels, self.blocks = match_irreps(irreps_in, irreps_out)
+        if any(block.source < 0 for block in self.blocks):
+            raise ValueError(f"irreps {irreps_out} of the output do not all occur in the input {irreps_in}")
+        self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return blockwise_product(x, self.weight, self.blocks)
-
-
-def matching_blocks(irreps_in: Irreps, irreps_out: Irreps) -> list[tuple[int, int, int, int, int]]:
-    """(input offset, 2l+1, mul_in, mul_out, weight offset) of each output irrep, in the output's order.
-
-    The weight offset follows e3nn's instruction order, the input's. Raises ValueError when an irrep occurs
-    twice or one of the output is missing from the input.
-    """
-    irreps_in, irreps_out = Irreps(irreps_in), Irreps(irreps_out)
-    if len({ir for _, ir in irreps_in}) < len(irreps_in) or len({ir for _, ir in irreps_out}) < len(
-        irreps_out
-    ):
-        raise ValueError(f"irreps {irreps_in} -> {irreps_out} must be simplified: an irrep occurs twice")
-    offsets, weight_offset = {}, 0
-    for i, (mul_in, ir) in enumerate(irreps_in):
-        for mul_out, ir_out in irreps_out:
-            if ir == ir_out:
-                offsets[ir] = (irreps_in.slices()[i].start, ir.dim, mul_in, mul_out, weight_offset)
-                weight_offset += mul_in * mul_out
-    missing = [str(ir) for _, ir in irreps_out if ir not in offsets]
-    if missing:
-        raise ValueError(f"irreps {missing} of the output do not occur in the input {irreps_in}")
-    return [offsets[ir] for _, ir in irreps_out]
-
-
-def blockwise_product(x: Tensor, weight: Tensor, blocks: list[tuple[int, int, int, int, int]]) -> Tensor:
-    """Concatenation over blocks of x_block [N, 2l+1, mul_in] @ W_block [mul_in, mul_out] / sqrt(mul_in)."""
-    outputs: list[Tensor] = []
-    n = x.shape[0]
-    for offset, dim, mul_in, mul_out, start in blocks:
-        w = weight[start : start + mul_in * mul_out].view(mul_in, mul_out) * (1.0 / math.sqrt(mul_in))
-        rows = x[:, offset : offset + dim * mul_in].reshape(n * dim, mul_in)
-        outputs.append(torch.mm(rows, w).view(n, dim * mul_out))
-    return torch.cat(outputs, dim=1)
+        """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""
+        n = x.shape[0]
+        inputs = x.split(self.dims_in, dim=1)
+        weights = self.weight.split(self.weight_numels)
+        outputs: list[Tensor] = []
+        for block in self.blocks:
+            w = weights[block.weights].view(block.mul_in, block.mul_out) * (1.0 / math.sqrt(block.mul_in))
+            rows = inputs[block.source].reshape(n * block.dim, block.mul_in)
+            outputs.append(torch.mm(rows, w).view(n, block.dim * block.mul_out))
+        return torch.cat(outputs, dim=1)

@@ -82,7 +82,7 @@ class Network(nn.Module):
         """
         edge_vec = edge_vec.to(self.dtype)
         edge_sh, edge_basis, scaled_length = self.edge_embedding(edge_vec, edge_index, atom_types)
-        x = self.type_embedding[atom_types]
+        x = torch.nn.functional.embedding(atom_types, self.type_embedding)
         for layer in self.layers:
             x = layer(x, edge_sh, edge_basis, edge_index, atom_types, self.type_embedding)
         features = self.readout.hidden(x)
