@@ -1,6 +1,6 @@
 import pytest
-from systems import make_potential
 
+from tests.model.systems import make_potential
 from uqforce.model import Potential
 
 

@@ -1,14 +1,14 @@
 """Writes nequip_reference.json: energies, forces and virials of nequip 0.19 for fixed weights and atoms.
 
-Needs nequip (`pip install nequip`): python tests/model/make_nequip_reference.py
+Needs nequip (`pip install nequip`): python -m tests.model.make_nequip_reference
 """
 
 import json
 from pathlib import Path
 
 import torch
-from systems import TYPES, random_system
 
+from tests.model.systems import TYPES, random_system
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 

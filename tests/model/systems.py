@@ -26,7 +26,8 @@ def random_system(sizes: list[int], periodic: bool, seed: int = 0) -> System:
     positions, cells = [], []
     for n in sizes:
         length = (max(n, 1) / 0.07) ** (1 / 3)
-        cell = length * (torch.eye(3) + 0.15 * torch.randn(3, 3, generator=generator)).double()
+        skew = 0.15 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        cell = length * (torch.eye(3, dtype=torch.float64) + skew)
         positions.append(torch.rand(n, 3, generator=generator, dtype=torch.float64) @ cell)
         cells.append(cell)
     return System(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from systems import evaluate, make_potential, random_system
 
+from tests.model.systems import evaluate, make_potential, random_system
 from uqforce.model import load_model, save_model
 from uqforce.model.file import FORMAT_VERSION
 

@@ -7,8 +7,9 @@ import json
 
 import pytest
 import torch
-from make_nequip_reference import CASES, PATH, filled_potential
-from systems import evaluate, random_system
+
+from tests.model.make_nequip_reference import CASES, PATH, filled_potential
+from tests.model.systems import evaluate, random_system
 
 
 @pytest.mark.parametrize("name", CASES)

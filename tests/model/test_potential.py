@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from systems import evaluate, make_potential, random_system
 
+from tests.model.systems import evaluate, make_potential, random_system
 from uqforce.ops import neighbor_list
 
 STEP = 1e-4
@@ -15,7 +15,7 @@ def central_difference(function, x: torch.Tensor, index: tuple) -> float:
     for k in (-2, -1, 1, 2):
         moved = x.clone()
         moved[index] += k * STEP
-        values.append(float(function(moved)))
+        values.append(float(function(moved).detach()))
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * STEP)
 
 

@@ -43,7 +43,7 @@ class SelfConnection(nn.Module):
         self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:
-        """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out], zero where x lacks an irrep."""
+        """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out], zeros where x lacks one."""
         n, num_types, v = x.shape[0], type_features.shape[0], self.num_type_features
         # With few types one block of channels per type is the cheaper way to give each atom its own weights.
         per_type = num_types <= v
