@@ -1,1 +1,19 @@
+"""Configuration, loss, loop, checkpoints and report of a training run."""
 
+from uqforce.train.checkpoint import CheckpointError
+from uqforce.train.config import ConfigError, TrainConfig
+from uqforce.train.loop import Trainer, TrainingError
+from uqforce.train.loss import LossError
+from uqforce.train.run import train
+from uqforce.train.template import template
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "LossError",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
+    "template",
+    "train",
+]

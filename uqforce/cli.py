@@ -1,0 +1,71 @@
+"""The command line: one thin function per verb, each importing what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """`run(args)` does the work and returns the exit status; `arguments(parser)` declares what it takes."""
+
+    run: Callable[[argparse.Namespace], int]
+    arguments: Callable[[argparse.ArgumentParser], None]
+    help: str
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, see `uqforce template`")
+    parser.add_argument(
+        "--allow-changed-config",
+        action="store_true",
+        help="resume although the configuration or the data changed",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="read a checkpoint that could run code; prints its sha256"
+    )
+
+
+def _train(args: argparse.Namespace) -> int:
+    from uqforce.train import TrainConfig, train
+
+    train(TrainConfig.load(args.config), trust=args.trust, allow_changed_config=args.allow_changed_config)
+    return 0
+
+
+def _template(args: argparse.Namespace) -> int:
+    from uqforce.train import template
+
+    print(template(), end="")
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "template": Verb(_template, lambda parser: None, "print a commented configuration for `uqforce train`"),
+    "train": Verb(_train, _train_arguments, "train a potential, or resume its training"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Errors that this package reports are printed as a sentence, others as a traceback."""
+    parser = argparse.ArgumentParser(
+        prog="uqforce", description="interatomic potentials with per-atom uncertainty"
+    )
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        verb.arguments(commands.add_parser(name, help=verb.help, description=verb.help))
+    args = parser.parse_args(argv)
+    try:
+        return VERBS[args.verb].run(args)
+    except Exception as error:
+        ours = type(error).__module__.startswith("uqforce.")
+        if not (ours or isinstance(error, FileNotFoundError)):
+            raise
+        print(f"uqforce {args.verb}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

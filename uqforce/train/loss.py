@@ -1,0 +1,155 @@
+"""Losses and error sums of a batch: mean squared error, Huber, Gaussian likelihood.
+
+Every property is measured as a sum over its labelled entries together with their number, so that batches,
+epochs and processes are averaged over what they hold, never as a mean of means.
+
+| property | residual | entries per structure |
+|---|---|---|
+| energy | (E - E_label) / number of atoms, eV/atom (likelihood: E - E_label, eV) | 1 |
+| forces | F - F_label, eV/A | 3 per atom |
+| stress | S - S_label, eV/A^3 | 9 |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from uqforce.data import Batch
+    from uqforce.model import Prediction
+    from uqforce.train.config import LossConfig, PropertyLoss
+
+PROPERTIES = ("energy", "forces", "stress")
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class LossError(ValueError):
+    """The chosen loss cannot be computed from what the model predicts."""
+
+
+class Measure(NamedTuple):
+    """What one batch contributes.
+
+    `terms` [3] float64: differentiable loss sums of energy, forces, stress.
+    `tally` [4,3] float64: loss sum, sum of |residual|, sum of squared residuals, number of entries.
+    """
+
+    terms: Tensor
+    tally: Tensor
+
+
+def empty_tally() -> Tensor:
+    return torch.zeros(4, len(PROPERTIES), dtype=torch.float64)
+
+
+def structure_stress(virial: Tensor, cell: Tensor) -> Tensor:
+    """Stress [B,3,3] eV/A^3 = -virial / volume, tension positive, of structures with a volume."""
+    return -virial / torch.linalg.det(cell).abs()[:, None, None]
+
+
+def _select(values: Tensor, mask: Tensor) -> Tensor:
+    return values if bool(mask.all()) else values[mask]
+
+
+def residuals(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    """Prediction minus label where labelled, float64: energy [b] per atom, forces [n,3], stress [b,3,3].
+
+    Unlabelled structures are taken out by indexing, so their placeholder labels never reach a gradient.
+    """
+    atoms = torch.bincount(batch.batch, minlength=batch.num_structures)
+    energy = (prediction.energy.double() - batch.energy) / atoms
+    forces = prediction.forces.double() - batch.forces
+    periodic = batch.has_stress
+    stress = (
+        structure_stress(prediction.virial.double()[periodic], batch.cell[periodic]) - batch.stress[periodic]
+    )
+    return {
+        "energy": _select(energy, batch.has_energy),
+        "forces": _select(forces, batch.has_forces[batch.batch]),
+        "stress": stress,
+    }
+
+
+def gaussian_nll(residual: Tensor, variance: Tensor) -> Tensor:
+    """Negative log density of N(0, variance) at `residual`, elementwise: 1/2 [r^2/v + ln 2 pi v]."""
+    return 0.5 * (residual.square() / variance + torch.log(variance) + LOG_2PI)
+
+
+def block_nll(residual: Tensor, covariance: Tensor) -> Tensor:
+    """Negative log density of N(0, covariance) per atom, [N], from `residual` [N,3] and `covariance` [N,3,3].
+
+    The Cholesky factor of a 3x3 matrix in closed form: stable, elementwise over atoms, unchanged by rotations
+    of residual and covariance together (unlike the likelihood of the diagonal alone). NaN where the
+    covariance is not positive definite. Covariance of coherent noise: Jorgensen et al., arXiv:2312.04174.
+    """
+    c = covariance
+    l00 = c[:, 0, 0].sqrt()
+    l10, l20 = c[:, 1, 0] / l00, c[:, 2, 0] / l00
+    l11 = (c[:, 1, 1] - l10.square()).sqrt()
+    l21 = (c[:, 2, 1] - l20 * l10) / l11
+    l22 = (c[:, 2, 2] - l20.square() - l21.square()).sqrt()
+    z0 = residual[:, 0] / l00
+    z1 = (residual[:, 1] - l10 * z0) / l11
+    z2 = (residual[:, 2] - l20 * z0 - l21 * z1) / l22
+    log_det_half = torch.log(l00) + torch.log(l11) + torch.log(l22)
+    return 0.5 * (z0.square() + z1.square() + z2.square() + 3.0 * LOG_2PI) + log_det_half
+
+
+def _need(value: Tensor, name: str, field: str) -> Tensor:
+    if value.numel() == 0:
+        raise LossError(
+            f"loss.{field}.kind is 'likelihood', but the model predicts no {name}: give it a variance head "
+            f"(model.variance_head: true) or set loss.{field}.kind to 'mse' or 'huber'"
+        )
+    return value
+
+
+def _likelihood(field: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
+    if field == "energy":
+        spread = _select(_need(prediction.energy_uncertainty, "energy_uncertainty", field), batch.has_energy)
+        atoms = _select(torch.bincount(batch.batch, minlength=batch.num_structures), batch.has_energy)
+        return gaussian_nll(residual * atoms, spread.double().square()).sum()
+    covariance = _need(prediction.forces_covariance, "forces_covariance", field)
+    return block_nll(residual, _select(covariance, batch.has_forces[batch.batch]).double()).sum()
+
+
+def _loss_sum(
+    field: str, loss: PropertyLoss, residual: Tensor, prediction: Prediction, batch: Batch
+) -> Tensor:
+    if loss.kind == "likelihood":
+        return _likelihood(field, residual, prediction, batch)
+    if loss.kind == "huber":
+        return torch.nn.functional.huber_loss(
+            residual, torch.zeros_like(residual), delta=loss.delta, reduction="sum"
+        )
+    return residual.square().sum()
+
+
+def measure(prediction: Prediction, batch: Batch, config: LossConfig) -> Measure:
+    """Loss sums and error sums of one batch.
+
+    Raises: LossError where a likelihood is asked of a model without the uncertainty it needs.
+    """
+    errors = residuals(prediction, batch)
+    terms = [_loss_sum(name, getattr(config, name), errors[name], prediction, batch) for name in PROPERTIES]
+    terms = torch.stack(terms)
+    with torch.no_grad():
+        tally = torch.stack(
+            [
+                terms,
+                torch.stack([errors[name].abs().sum() for name in PROPERTIES]),
+                torch.stack([errors[name].square().sum() for name in PROPERTIES]),
+                torch.tensor([errors[name].numel() for name in PROPERTIES], dtype=torch.float64),
+            ]
+        )
+    return Measure(terms, tally)
+
+
+def total_loss(terms: Tensor, counts: Tensor, config: LossConfig) -> Tensor:
+    """Weighted sum over properties of loss sum / number of entries (of all processes), a scalar."""
+    weights = terms.new_tensor([getattr(config, name).weight for name in PROPERTIES])
+    return (weights * terms / counts.clamp(min=1.0)).sum()
