@@ -229,13 +229,11 @@ def _write(file: BinaryIO, frames: Sequence[Frame], identity: dict) -> None:
         places[name] = (array.dtype.str, array.shape, end)
         end = _aligned(end + array.nbytes)
     text = json.dumps({**identity, "arrays": places, "edges_start": end}).encode()
-    file.write(MAGIC + len(text).to_bytes(8, "little") + text)
-    start = _aligned(file.tell())
-    for name, array in arrays.items():
-        file.seek(start + places[name][2])
-        file.write(array.tobytes())
-    file.seek(start + end)
-    offsets = arrays["edge_offsets"]
+    _write_aligned(file, MAGIC + len(text).to_bytes(8, "little") + text)
+    start = file.tell()
+    for array in arrays.values():
+        _write_aligned(file, array.tobytes())
+    offsets = arrays["edge_offsets"]  # known, and written again, when all edges are
     for i, frame in enumerate(frames):
         edges = _edges(frame, identity["cutoff"])
         file.write(edges.tobytes())
@@ -258,6 +256,10 @@ def _edges(frame: Frame, cutoff: float) -> np.ndarray:
     edges["index"] = neighbors.edge_index.numpy().T
     edges["shift"] = shift
     return edges
+
+
+def _write_aligned(file: BinaryIO, data: bytes) -> None:
+    file.write(data.ljust(_aligned(len(data)), b"\0"))
 
 
 def _aligned(place: int) -> int:
