@@ -80,6 +80,7 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.card: dict = {}
+        self.from_voigt = [0, 5, 4, 5, 1, 3, 4, 3, 2]
         self.network = Network(config)
         self.mixture = Mixture(self.network.num_last_features)
         self.variance_head = (
@@ -132,22 +133,22 @@ class Potential(nn.Module):
         keep = self.training
         more = self.variance_head is not None
         gradient = _gradient(energy.sum(), edge_vec, keep, keep or more)
-        forces = sum_edge_gradients(gradient, edge_index, atom_types.shape[0])
-        outer = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).reshape(-1, 9)
-        virial = -sum_by_structure(outer, batch[edge_index[0]], num_structures).view(-1, 3, 3)
-        empty = energies.new_zeros(0)
-        variances, sigma, force_sigma, force_cov = empty, empty, empty, empty
+        slope = edge_vec.new_zeros(0, edge_vec.shape[0], 3)
+        variances, variance, sigma = energy.new_zeros(0), energy.new_zeros(0), energy.new_zeros(0)
         if self.variance_head is not None:
             variances = self.variance_head(features)
             variance = sum_by_structure(variances, batch, num_structures)
             sigma = torch.sqrt(variance)
-            slope = sum_edge_gradients(
-                _gradient(sigma.sum(), edge_vec, keep, keep), edge_index, atom_types.shape[0]
-            )
+            slope = _gradient(sigma.sum(), edge_vec, keep, keep).unsqueeze(0)
+        forces, blocks, _, virial, _ = torch.ops.uqforce.force_variance(
+            edge_index, edge_vec, gradient.unsqueeze(0), slope, batch, num_structures, False, 0
+        )
+        force_sigma, force_cov = energy.new_zeros(0), energy.new_zeros(0)
+        if self.variance_head is not None:
             noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance[batch]
-            identity = torch.eye(3, dtype=slope.dtype, device=slope.device)
-            force_cov = slope.unsqueeze(2) * slope.unsqueeze(1) + noise.view(-1, 1, 1) * identity
-            force_sigma = torch.sqrt((slope.square().sum(1)) / 3.0 + noise)
+            identity = torch.eye(3, dtype=noise.dtype, device=noise.device)
+            force_cov = blocks[:, self.from_voigt].view(-1, 3, 3) + noise.view(-1, 1, 1) * identity
+            force_sigma = torch.sqrt(blocks[:, :3].sum(1) / 3.0 + noise)
         nll = self.mixture(features)
         if not self.training:
             energies, energy, features, nll = (
@@ -189,9 +190,3 @@ def _gradient(scalar: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph
 def sum_by_structure(values: Tensor, batch: Tensor, num_structures: int) -> Tensor:
     """values [N, ...] -> [B, ...], summed over the rows of each structure."""
     return values.new_zeros([num_structures] + list(values.shape[1:])).index_add(0, batch, values)
-
-
-def sum_edge_gradients(gradient: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
-    """-d/dr_i [N,3] from d/d(edge_vec) [E,3]: edge_vec = r_j - r_i, so centres gain what neighbours lose."""
-    forces = gradient.new_zeros(num_atoms, 3).index_add(0, edge_index[0], gradient)
-    return forces.index_add(0, edge_index[1], gradient, alpha=-1)
