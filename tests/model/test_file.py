@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.model.systems import evaluate, make_potential, random_system
-from uqforce.model import load_model, save_model
+from uqforce.model import ModelFileError, load_model, save_model
 from uqforce.model.file import FORMAT_VERSION
 
 
@@ -39,7 +39,7 @@ def test_truncated_file(tmp_path):
     content = (tmp_path / "model.uqf").read_bytes()
     for size in (0, 5, 200, len(content) - 1):
         (tmp_path / "cut.uqf").write_bytes(content[:size])
-        with pytest.raises(ValueError, match="truncated"):
+        with pytest.raises(ModelFileError, match="truncated"):
             load_model(tmp_path / "cut.uqf")
 
 
@@ -51,16 +51,16 @@ def test_newer_format(tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     header["format_version"] = FORMAT_VERSION + 1
     save_file(tensors, path, metadata={"uqforce": json.dumps(header)})
-    with pytest.raises(ValueError, match="upgrade uqforce"):
+    with pytest.raises(ModelFileError, match="upgrade uqforce"):
         load_model(path)
 
 
 def test_not_a_model(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.uqf")
-    with pytest.raises(ValueError, match="not a uqforce model"):
+    with pytest.raises(ModelFileError, match="not a uqforce model"):
         load_model(tmp_path / "other.uqf")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "pickle.uqf")
-    with pytest.raises(ValueError, match="not a uqforce model"):
+    with pytest.raises(ModelFileError, match="not a uqforce model"):
         load_model(tmp_path / "pickle.uqf")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_model(tmp_path / "missing.uqf")

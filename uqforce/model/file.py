@@ -16,6 +16,10 @@ from uqforce.model.potential import Potential
 FORMAT_VERSION = 1
 
 
+class ModelFileError(ValueError):
+    """A file that is not a model this uqforce can read."""
+
+
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves either the old file or the new one."""
     path = Path(path)
@@ -54,7 +58,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a model file, truncated, or of a format newer than this uqforce reads.
+        ModelFileError: not a model file, truncated, or of a format newer than this uqforce reads.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"model file {path} does not exist")
@@ -63,13 +67,13 @@ def load_model(
             header = json.loads((file.metadata() or {}).get("uqforce", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a uqforce model file, or it is truncated ({error})") from error
+        raise ModelFileError(f"{path} is not a uqforce model file, or it is truncated ({error})") from error
     if header is None:
-        raise ValueError(
+        raise ModelFileError(
             f"{path} is a safetensors file but not a uqforce model: its header has no 'uqforce' entry"
         )
     if header["format_version"] > FORMAT_VERSION:
-        raise ValueError(
+        raise ModelFileError(
             f"{path} has model format {header['format_version']} (uqforce {header['uqforce_version']}); this "
             f"uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
         )
