@@ -9,6 +9,7 @@ __all__ = [
     "PRESETS",
     "Mixture",
     "ModelConfig",
+    "ModelFileError",
     "Network",
     "Potential",
     "Prediction",
