@@ -15,6 +15,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(shell find csrc -type f) setup.py uqforce/_version.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
@@ -36,7 +37,7 @@ bench: build
 lint: build
 	$(BIN)/pre-commit run --all-files
 
-build: $(VENV)/.installed
+build: $(VENV)/.built $(VENV)/.installed
 
 # Torch comes first and pinned: anything else that asks for it would take the newest one, and the extension is
 # bound to the one it is built against (hence --no-build-isolation).
@@ -50,7 +51,7 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.built pyproject.toml
+$(VENV)/.installed: pyproject.toml | $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
 	touch $@
 

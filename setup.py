@@ -36,12 +36,19 @@ class BuildExtension(cpp_extension.BuildExtension):
 
 
 def find_cuda_home() -> Path | None:
-    """Directory of the CUDA toolkit, or None. `cpp_extension.CUDA_HOME` is always None with a CPU torch."""
+    """Directory of the CUDA toolkit: `CUDA_HOME`, that of nvcc, or /usr/local/cuda; None where there is none.
+
+    `cpp_extension.CUDA_HOME` is always None with a CPU torch. The nvcc in the path may be a wrapper outside
+    the toolkit, so the headers are looked for too.
+    """
     if os.environ.get("UQFORCE_CUDA") == "0":
         return None
-    home = os.environ.get("CUDA_HOME")
-    nvcc = Path(home) / "bin/nvcc" if home else Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
-    return nvcc.resolve().parents[1] if nvcc.exists() else None
+    if "CUDA_HOME" in os.environ:
+        homes = [Path(os.environ["CUDA_HOME"])]
+    else:
+        nvcc = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc").resolve()
+        homes = [nvcc.parents[1], Path("/usr/local/cuda")]
+    return next((home for home in homes if (home / "include/cuda_runtime.h").exists()), None)
 
 
 def sources(pattern: str) -> list[str]:
@@ -55,13 +62,13 @@ cuda_home, cuda_sources = find_cuda_home(), sources("*/cuda*.cu")
 macros = [("UQFORCE_VERSION", f'"{version}"')]
 compile_args, libraries, library_dirs = {"cxx": CXX_FLAGS}, [], []
 if cuda_home and cuda_sources:
-    archs = os.environ.get("UQFORCE_CUDA_ARCHS", "80;90")
-    gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs.split(";")]
+    archs = os.environ.get("UQFORCE_CUDA_ARCHS", "80;90").split(";")
+    gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     compile_args["nvcc"] = [*NVCC_FLAGS, *gencode]
-    macros.append(("UQFORCE_CUDA_ARCHS", f'"{archs}"'))
-    libraries, library_dirs = ["cudart_static", "rt", "dl"], [f"{cuda_home}/lib64"]
+    macros.append(("UQFORCE_CUDA_ARCHS", f'"{",".join(archs)}"'))
+    libraries, library_dirs = ["cudart_static", "rt", "dl"], [f"{cuda_home}/lib64", f"{cuda_home}/lib"]
     cpp_extension.CUDA_HOME = str(cuda_home)
-    print(f"uqforce: CUDA kernels for sm_{archs.replace(';', ', sm_')} are compiled with {cuda_home}")
+    print(f"uqforce: CUDA kernels for sm_{', sm_'.join(archs)} are compiled with {cuda_home}")
 elif cuda_sources:
     cuda_sources = []
     print("uqforce: nvcc not found or UQFORCE_CUDA=0, the CUDA kernels are skipped")

@@ -4,13 +4,12 @@
 
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "common/isa.h"
 
-#ifdef UQFORCE_CUDA_ARCHS
-#define UQFORCE_CUDA "\"" UQFORCE_CUDA_ARCHS "\""
-#else
-#define UQFORCE_CUDA "null"
+#ifndef UQFORCE_CUDA_ARCHS
+#define UQFORCE_CUDA_ARCHS ""
 #endif
 #ifdef __clang__
 #define UQFORCE_COMPILER "clang " __clang_version__
@@ -25,14 +24,34 @@ extern "C" __attribute__((visibility("default"), used)) const char uqforce_built
 namespace uqforce {
 namespace {
 
+std::vector<std::string> cuda_archs() {
+  std::vector<std::string> archs;
+  std::istringstream list(UQFORCE_CUDA_ARCHS);
+  for (std::string arch; std::getline(list, arch, ',');) archs.push_back("sm_" + arch);
+  return archs;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (Isa isa : compiled_isas()) names.emplace_back(isa_name(isa));
+  return names;
+}
+
+// null where there is none.
+std::string json_list(const std::vector<std::string>& items) {
+  if (items.empty()) return "null";
+  std::string list = "[";
+  for (const auto& item : items) list += (list.size() > 1 ? ", \"" : "\"") + item + "\"";
+  return list + "]";
+}
+
 // What the library was built from, what it can do and what is in use, as JSON.
 std::string build_info() {
   std::ostringstream json;
   json << "{\"uqforce\": \"" UQFORCE_VERSION "\", \"torch\": \"" TORCH_VERSION
-          "\", \"compiler\": \"" UQFORCE_COMPILER "\", \"cuda_archs\": " UQFORCE_CUDA
-          ", \"instruction_sets\": [";
-  for (Isa isa : compiled_isas()) json << (isa == Isa::baseline ? "\"" : ", \"") << isa_name(isa) << '"';
-  json << "], \"instruction_set\": \"" << isa_name(active_isa()) << "\"}";
+          "\", \"compiler\": \"" UQFORCE_COMPILER "\", \"cuda_archs\": "
+       << json_list(cuda_archs()) << ", \"instruction_sets\": " << json_list(instruction_sets())
+       << ", \"instruction_set\": \"" << isa_name(active_isa()) << "\"}";
   return json.str();
 }
 

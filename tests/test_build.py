@@ -12,6 +12,7 @@ import torch
 import uqforce
 from uqforce import _library
 
+ROOT = Path(__file__).parents[1]
 PACKAGE = Path(uqforce.__file__).parent
 TORCH = torch.__version__.split("+")[0]
 
@@ -37,7 +38,7 @@ def test_build_info():
     assert info["torch"] == TORCH == _library.built_for(_library.LIBRARY_PATH)
     assert info["compiler"].startswith(("gcc ", "clang "))
     assert info["instruction_set"] in info["instruction_sets"]
-    assert info["cuda_archs"] is None or set(info["cuda_archs"]) <= set("0123456789;")
+    assert info["cuda_archs"] is None or all(arch.startswith("sm_") for arch in info["cuda_archs"])
 
 
 @pytest.mark.parametrize("isa", uqforce.build_info()["instruction_sets"])
@@ -58,6 +59,32 @@ def test_instruction_set_is_chosen_by_the_environment(isa):
 def test_unknown_instruction_set():
     done = run_python("import uqforce; uqforce.build_info()", UQFORCE_ISA="sse9")
     assert "UQFORCE_ISA=sse9 is not an instruction set: use baseline, avx2 or avx512" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"CUDA_HOME": "TOOLKIT"}, "CUDA kernels for sm_80, sm_90 are compiled with TOOLKIT"),
+        ({"CUDA_HOME": "TOOLKIT", "UQFORCE_CUDA_ARCHS": "75"}, "for sm_75 are compiled with TOOLKIT"),
+        ({"CUDA_HOME": "TOOLKIT", "UQFORCE_CUDA": "0"}, "the CUDA kernels are skipped"),
+        ({"CUDA_HOME": "/nowhere"}, "nvcc not found or UQFORCE_CUDA=0, the CUDA kernels are skipped"),
+    ],
+)
+def test_setup_says_what_becomes_of_cuda(tmp_path, variables, words):
+    """The sources with one CUDA file more, and a directory that looks like a toolkit."""
+    root, toolkit = tmp_path / "source", tmp_path / "toolkit"
+    shutil.copytree(ROOT / "csrc", root / "csrc")
+    shutil.copytree(ROOT / "uqforce", root / "uqforce", ignore=shutil.ignore_patterns("*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, root)
+    (root / "csrc" / "common" / "cuda.cu").touch()
+    (toolkit / "include").mkdir(parents=True)
+    (toolkit / "include" / "cuda_runtime.h").touch()
+    variables = {key: value.replace("TOOLKIT", str(toolkit)) for key, value in variables.items()}
+    command = [sys.executable, "setup.py", "--version"]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert words.replace("TOOLKIT", str(toolkit)) in done.stdout
 
 
 def test_library_has_no_python_symbol():
