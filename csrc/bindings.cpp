@@ -6,24 +6,48 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <optional>
 #include <string>
+#include <tuple>
 
 namespace {
 
-// Binds the op uqforce::<name> as a function with the argument names given. The GIL is released during the
-// call.
-template <typename Result, typename... Args, typename... Names>
-void bind(py::module_& m, const char* name, Result (*)(Args...), const Names&... names) {
-  const auto op = c10::Dispatcher::singleton()
-                      .findSchemaOrThrow((std::string("uqforce::") + name).c_str(), "")
-                      .template typed<Result(Args...)>();
-  m.def(name, torch::wrap_pybind_function_no_gil([op](Args... args) { return op.call(args...); }), names...);
-}
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using py::arg;
+
+// Binds the op uqforce::<name>; the GIL is released during a call.
+template <typename Signature>
+struct Bind;
+template <typename Result, typename... Args>
+struct Bind<Result(Args...)> {
+  template <typename... Names>
+  static void to(py::module_& m, const std::string& name, const Names&... names) {
+    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("uqforce::" + name).c_str(), "");
+    const auto call = [op = op.typed<Result(Args...)>()](Args... args) { return op.call(args...); };
+    m.def(name.c_str(), torch::wrap_pybind_function_no_gil(call), names...);
+  }
+};
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "The ops of uqforce for direct calls; see uqforce.ops for their meaning.";
-  using Result = std::string (*)();
-  bind(m, "build_info", Result{});
+  m.doc() = "The ops of uqforce for direct calls; uqforce.ops documents them.";
+
+  Bind<std::string()>::to(m, "build_info");
+  Bind<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, double,
+                                          const OptionalTensor&)>::to(m, "neighbor_list", arg("positions"),
+                                                                      arg("cell"), arg("pbc"), arg("cutoff"),
+                                                                      arg("batch") = py::none());
+  Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&)>::to(
+      m, "edge_vectors", arg("positions"), arg("cell"), arg("edge_index"), arg("cell_shift"),
+      arg("batch") = py::none());
+  Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(
+      m, "tensor_product_conv", arg("x"), arg("edge_sh"), arg("edge_weight"), arg("edge_index"), arg("spec"));
+  Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>::to(
+      m, "gmm_nll", arg("features"), arg("means"), arg("precisions_cholesky"), arg("log_weights"));
+  Bind<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt, bool,
+      int64_t)>::to(m, "force_variance", arg("edge_index"), arg("edge_vec"), arg("grad_energy"),
+                    arg("grad_sigma"), arg("batch"), arg("num_structures"), arg("local"), arg("ddof"));
 }

@@ -111,12 +111,6 @@ print("clean")
     assert done.stdout == "clean\n", done.stderr
 
 
-def test_bindings_are_the_ops():
-    from uqforce import _C
-
-    assert _C.build_info() == torch.ops.uqforce.build_info()
-
-
 def test_missing_library(tmp_path):
     with pytest.raises(ImportError, match=r"does not exist, uqforce is not built: run `make build`"):
         _library.load(tmp_path / "libuqforce.so")

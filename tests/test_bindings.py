@@ -1,0 +1,61 @@
+"""`uqforce._C`: what `torch.ops.uqforce` gives, to the bit, gradients and errors included."""
+
+import pytest
+import torch
+
+from uqforce import _C
+from uqforce.ops import TensorProductSpec
+
+CELL = 3 * torch.eye(3, dtype=torch.float64)[None]
+PBC = torch.tensor([[True, True, False]])
+BATCH = torch.zeros(4, dtype=torch.int64)
+
+
+def random(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.rand(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+EDGE_INDEX, SHIFT, EDGE_VEC = torch.ops.uqforce.neighbor_list(random(4, 3).detach(), CELL, PBC, 2.0, None)
+E = EDGE_INDEX.shape[1]
+SPEC = TensorProductSpec("2x0e + 1x1o", 1, "0e + 1o")
+MIXTURE = [random(2, 3).detach(), torch.eye(3, dtype=torch.float64).repeat(2, 1, 1), -random(2).detach()]
+CALLS = {
+    "build_info": (),
+    "neighbor_list": (random(4, 3), CELL, PBC, 2.0, BATCH),
+    "edge_vectors": (random(4, 3), CELL, EDGE_INDEX, SHIFT, None),
+    "tensor_product_conv": (random(4, 5), random(E, 4), random(E, SPEC.weight_numel), EDGE_INDEX, SPEC.flat),
+    "gmm_nll": (random(4, 3), *MIXTURE),
+    "force_variance": (EDGE_INDEX, EDGE_VEC, random(2, E, 3), random(2, E, 3), BATCH, 1, False, 0),
+}
+
+
+def results_and_gradients(function, arguments: tuple) -> list:
+    results = function(*arguments)
+    results = list(results) if isinstance(results, tuple) else [results]
+    inputs = [value for value in arguments if isinstance(value, torch.Tensor) and value.requires_grad]
+    if inputs:
+        differentiable = [value.square().sum() for value in results if value.requires_grad]
+        results += torch.autograd.grad(sum(differentiable), inputs)
+    return results
+
+
+def test_every_binding_is_tested():
+    assert set(CALLS) == {name for name in vars(_C) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_equals_the_op(name):
+    direct, op = (
+        results_and_gradients(getattr(module, name), CALLS[name]) for module in (_C, torch.ops.uqforce)
+    )
+    assert len(direct) == len(op)
+    for a, b in zip(direct, op):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_errors_keep_their_type():
+    with pytest.raises(ValueError, match="means has shape"):
+        _C.gmm_nll(random(4, 3), random(2, 2).detach(), *MIXTURE[1:])
+    with pytest.raises(TypeError, match="means is Float but features is Double"):
+        _C.gmm_nll(random(4, 3), MIXTURE[0].float(), *MIXTURE[1:])
