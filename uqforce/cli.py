@@ -29,9 +29,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from uqforce.train import TrainConfig, train
+    from uqforce.train import TrainConfig, set_up_process, train
 
-    train(TrainConfig.load(args.config), trust=args.trust, allow_changed_config=args.allow_changed_config)
+    config = TrainConfig.load(args.config)
+    set_up_process(config.threads)
+    train(config, trust=args.trust, allow_changed_config=args.allow_changed_config)
     return 0
 
 

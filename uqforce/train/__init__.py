@@ -4,7 +4,7 @@ from uqforce.train.checkpoint import CheckpointError
 from uqforce.train.config import ConfigError, TrainConfig
 from uqforce.train.loop import Trainer, TrainingError
 from uqforce.train.loss import LossError
-from uqforce.train.run import train
+from uqforce.train.run import set_up_process, train
 from uqforce.train.template import template
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "TrainingError",
+    "set_up_process",
     "template",
     "train",
 ]

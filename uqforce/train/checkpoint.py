@@ -35,6 +35,13 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def seed_generators(seed: int) -> None:
+    """Start the torch, numpy and Python generators from one seed."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
 def rng_state() -> dict[str, Any]:
     """States of the torch, numpy and Python generators as tensors and plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -70,6 +77,12 @@ def find(directory: Path) -> Path | None:
         if (directory / name).exists():
             return directory / name
     return None
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete the temporary files of a run that was killed while writing."""
+    for path in (*directory.glob(f".{NAME}.*"), *directory.glob(".*.uqf.*")):
+        path.unlink()
 
 
 def load(path: Path, trust: bool = False, echo=print) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Trainer:
             betas=options.betas,
             weight_decay=options.weight_decay,
             amsgrad=options.kind == "amsgrad",
-            foreach=True,
+            fused=True,
         )
 
     @property
@@ -220,6 +220,11 @@ class Trainer:
             **errors("validation", validation, self.config),
         }
         loss = row["validation_loss"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {progress.epoch + 1}: the validation loss is {loss}; lower optimizer.lr, set clip, or look at "
+                "the validation frames' labels"
+            )
         self.schedule.end_epoch(loss)
         improved = loss < progress.best_loss
         if improved:

@@ -29,7 +29,6 @@ def train(config: TrainConfig, trust: bool = False, allow_changed_config: bool =
 
     Raises: ConfigError, DataError, CheckpointError, LossError, TrainingError.
     """
-    set_up_process(config.threads)
     processes = Processes.start()
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
@@ -52,9 +51,11 @@ def _train(
     found = checkpoint.find(directory)
     state = checkpoint.load(found, trust, echo=log.warning) if found else None
     prepared = prepare(config, directory)
-    torch.manual_seed(config.seed)
+    checkpoint.seed_generators(config.seed)
     potential = Potential(prepared.model)
     potential.card = card(config, prepared)
+    if processes.first:
+        checkpoint.remove_leftovers(directory)
     trainer = Trainer(
         config, potential, prepared.train, prepared.validation, directory, prepared.data_hash, processes
     )
@@ -78,7 +79,9 @@ def _train(
 
 
 def set_up_process(threads: int | None) -> None:
-    """Settings of the whole process that training needs: threads, denormals, and memory that is kept.
+    """Settings of the whole process that make training fast: threads, denormals, and memory that is kept.
+
+    The command line calls it before `train`; a program with other work to do chooses for itself.
 
     glibc gives large freed blocks back to the kernel, and every step then pays page faults for the same
     memory again; the two mallopt calls do what MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 does.
@@ -99,7 +102,7 @@ def card(config: TrainConfig, prepared: Prepared) -> dict:
     return {
         "units": {"length": "A", "energy": "eV", "forces": "eV/A", "stress": "eV/A^3"},
         "training": {
-            "data": [Path(path).name for path in config.data.train],
+            "files": [Path(path).name for path in config.data.train],
             "frames": len(prepared.train),
             "validation_frames": len(prepared.validation),
             "data_hash": prepared.data_hash,

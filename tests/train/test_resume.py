@@ -1,0 +1,171 @@
+"""A killed run, resumed, ends bitwise where an uninterrupted one does; changed configurations are refused."""
+
+import csv
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from uqforce.cli import main
+from uqforce.train import CheckpointError, TrainConfig, TrainingError, checkpoint, train
+
+# Each stops the process as `kill -9` does, at a moment of the second epoch.
+MOMENTS = {
+    "within a step": """
+        from uqforce.train.loop import Trainer
+        clip = Trainer._clip
+        Trainer._clip = lambda self: die() if (self.progress.epoch, self.progress.step) == (1, 1) else clip(self)
+    """,
+    "half a checkpoint written": """
+        from uqforce.train import checkpoint
+        def half(path, content):
+            Path(path).with_name(".checkpoint.pt.half").write_bytes(content[: len(content) // 2])
+            die()
+        Trainer = __import__("uqforce.train.loop", fromlist=["Trainer"]).Trainer
+        save = Trainer.save
+        def save_or_die(self):
+            if (self.progress.epoch, self.progress.step) == (1, 2):
+                checkpoint.write_atomically = half
+            save(self)
+        Trainer.save = save_or_die
+    """,
+    "best model written, checkpoint not": """
+        from uqforce.train.loop import Trainer
+        save = Trainer.save
+        Trainer.save = lambda self: die() if (self.progress.epoch, self.progress.step) == (2, 0) else save(self)
+    """,
+}
+
+
+def run_killed(settings: dict, moment: str, directory: Path) -> None:
+    """Train in a process of its own until it kills itself at `moment`."""
+    path = directory / "killed.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    code = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from uqforce.cli import main
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {str(path)!r}])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def metrics(directory: str) -> list[dict]:
+    with open(Path(directory) / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
+
+
+def same_state(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, frames_file) -> dict:
+    """A run of one go, shared by the moments: its settings without an output, and its directory."""
+    return {"directory": tmp_path_factory.mktemp("whole")}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, tmp_path, uninterrupted, moment, capsys):
+    whole = uninterrupted["directory"] / "run"
+    if not whole.exists():
+        train(TrainConfig.parse({**settings, "output": str(whole)}))
+    run_killed(settings, moment, tmp_path)
+    killed = Path(settings["output"])
+    capsys.readouterr()
+    train(TrainConfig.parse(settings))
+    assert "resuming from" in capsys.readouterr().out
+    for name in ("best.uqf", "last.uqf"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert metrics(killed) == metrics(whole)
+    assert len(metrics(killed)) == 3
+    states = [checkpoint.load(directory / checkpoint.NAME) for directory in (killed, whole)]
+    for part in ("model", "ema", "optimizer", "schedule", "tally", "rng"):
+        assert same_state(states[0][part], states[1][part]), part
+    assert not list(killed.glob(".*"))
+
+
+def test_a_run_may_be_prolonged(settings, tmp_path):
+    """Two epochs, then `epochs: 3`: the end of a run of three epochs."""
+    train(TrainConfig.parse({**settings, "epochs": 2}))
+    train(TrainConfig.parse(settings))
+    other = str(tmp_path / "other")
+    train(TrainConfig.parse({**settings, "output": other}))
+    assert metrics(settings["output"]) == metrics(other)
+
+
+def test_a_finished_run_trains_no_further(config, capsys):
+    train(config)
+    before = checkpoint.load(Path(config.output) / checkpoint.NAME)
+    capsys.readouterr()
+    train(config)
+    assert "3 epochs and 0 steps done" in capsys.readouterr().out
+    assert same_state(before["model"], checkpoint.load(Path(config.output) / checkpoint.NAME)["model"])
+
+
+def test_a_changed_configuration_is_refused_naming_the_fields(settings, capsys):
+    train(TrainConfig.parse({**settings, "epochs": 1}))
+    changed = {**settings, "optimizer": {"lr": 0.007}, "batch_size": 4}
+    with pytest.raises(CheckpointError, match=r"batch_size: 5 in the checkpoint, 4 now\n.*optimizer\.lr: 0\.005.*0\.007"):
+        train(TrainConfig.parse(changed))
+    train(TrainConfig.parse(changed), allow_changed_config=True)
+    assert "changed since the checkpoint: optimizer.lr" in capsys.readouterr().out
+    assert len(metrics(settings["output"])) == 3
+
+
+def test_changed_frames_are_refused(settings, frames_file, tmp_path):
+    train(TrainConfig.parse({**settings, "epochs": 1}))
+    other = tmp_path / "other.xyz"
+    other.write_text(frames_file.read_text().replace("energy=", "energy=0.1 old_energy="))
+    changed = {**settings, "data": {**settings["data"], "train": str(other)}}
+    with pytest.raises(CheckpointError, match="data: the training or validation frames"):
+        train(TrainConfig.parse(changed))
+
+
+def test_moved_frames_are_not_changed_frames(settings, frames_file, tmp_path):
+    train(TrainConfig.parse({**settings, "epochs": 1}))
+    moved = tmp_path / "moved.xyz"
+    moved.write_bytes(frames_file.read_bytes())
+    train(TrainConfig.parse({**settings, "epochs": 2, "data": {**settings["data"], "train": str(moved)}}))
+    assert len(metrics(settings["output"])) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(settings):
+    train(TrainConfig.parse({**settings, "epochs": 1}))
+    path = Path(settings["output"]) / checkpoint.NAME
+    wild = TrainConfig.parse({**settings, "optimizer": {"lr": 1e30}, "checkpoint": {"every_steps": None}})
+    with pytest.raises(TrainingError, match=r"epoch 2, step 2: the loss is (nan|inf).*checkpoint\.pt holds.*lr"):
+        train(wild, allow_changed_config=True)
+    kept = checkpoint.load(path)
+    assert kept["progress"]["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept["model"].values())
+
+
+def test_a_truncated_checkpoint_is_one_sentence_on_the_command_line(settings, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**settings, "epochs": 1}))
+    assert main(["train", str(path)]) == 0
+    damaged = Path(settings["output"]) / checkpoint.NAME
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    capsys.readouterr()
+    assert main(["train", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("uqforce train: ")
+    assert "truncated" in error and checkpoint.BACKUP in error
+    assert "Traceback" not in error
+    (Path(settings["output"]) / checkpoint.BACKUP).replace(damaged)
+    assert main(["train", str(path)]) == 0
