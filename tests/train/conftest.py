@@ -1,5 +1,6 @@
 """Tiny real training: copper-gold crystals labelled by ASE's EMT, and a model of a few hundred weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ def crystals(number: int, seed: int) -> list:
         atoms = bulk("Cu", cubic=True)
         atoms.symbols = random.choice(["Cu", "Au"], len(atoms))
         atoms.rattle(0.1, rng=random)
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.03 * random.standard_normal((3, 3))), scale_atoms=True)
+        atoms.set_cell(
+            atoms.cell.array @ (np.eye(3) + 0.03 * random.standard_normal((3, 3))), scale_atoms=True
+        )
         atoms.calc = EMT()
         labels = {
             "energy": atoms.get_potential_energy(),
@@ -66,6 +69,13 @@ def config(settings) -> TrainConfig:
     return TrainConfig.parse(settings)
 
 
-def write_config(settings: dict, path: Path) -> Path:
-    path.write_text(yaml.safe_dump(settings))
-    return path
+@pytest.fixture
+def write_config(tmp_path) -> Callable[..., str]:
+    """`write_config(settings, name)` writes a YAML file for the command line and returns its path."""
+
+    def write_yaml(settings: dict, name: str = "config.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(settings))
+        return str(path)
+
+    return write_yaml

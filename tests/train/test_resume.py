@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from uqforce.cli import main
 from uqforce.train import CheckpointError, TrainConfig, TrainingError, checkpoint, train
@@ -19,17 +18,17 @@ MOMENTS = {
     "within a step": """
         from uqforce.train.loop import Trainer
         clip = Trainer._clip
-        Trainer._clip = lambda self: die() if (self.progress.epoch, self.progress.step) == (1, 1) else clip(self)
+        Trainer._clip = lambda self: die() if at(self, 1, 1) else clip(self)
     """,
     "half a checkpoint written": """
         from uqforce.train import checkpoint
         def half(path, content):
             Path(path).with_name(".checkpoint.pt.half").write_bytes(content[: len(content) // 2])
             die()
-        Trainer = __import__("uqforce.train.loop", fromlist=["Trainer"]).Trainer
+        from uqforce.train.loop import Trainer
         save = Trainer.save
         def save_or_die(self):
-            if (self.progress.epoch, self.progress.step) == (1, 2):
+            if at(self, 1, 2):
                 checkpoint.write_atomically = half
             save(self)
         Trainer.save = save_or_die
@@ -37,24 +36,26 @@ MOMENTS = {
     "best model written, checkpoint not": """
         from uqforce.train.loop import Trainer
         save = Trainer.save
-        Trainer.save = lambda self: die() if (self.progress.epoch, self.progress.step) == (2, 0) else save(self)
+        Trainer.save = lambda self: die() if at(self, 2, 0) else save(self)
     """,
 }
 
 
-def run_killed(settings: dict, moment: str, directory: Path) -> None:
-    """Train in a process of its own until it kills itself at `moment`."""
-    path = directory / "killed.yaml"
-    path.write_text(yaml.safe_dump(settings))
+def run_killed(path: str, moment: str) -> None:
+    """Train as the configuration at `path` says, in a process that kills itself at `moment`."""
     code = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
         from uqforce.cli import main
         def die():
             os.kill(os.getpid(), signal.SIGKILL)
+        def at(trainer, epoch, step):
+            return (trainer.progress.epoch, trainer.progress.step) == (epoch, step)
     """)
-    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {str(path)!r}])"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {path!r}])"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -74,17 +75,16 @@ def same_state(a, b) -> bool:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, frames_file) -> dict:
-    """A run of one go, shared by the moments: its settings without an output, and its directory."""
-    return {"directory": tmp_path_factory.mktemp("whole")}
+def whole(tmp_path_factory) -> Path:
+    """Directory of a run of one go, made once for all moments."""
+    return tmp_path_factory.mktemp("whole") / "run"
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, tmp_path, uninterrupted, moment, capsys):
-    whole = uninterrupted["directory"] / "run"
+def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, write_config, whole, moment, capsys):
     if not whole.exists():
         train(TrainConfig.parse({**settings, "output": str(whole)}))
-    run_killed(settings, moment, tmp_path)
+    run_killed(write_config(settings), moment)
     killed = Path(settings["output"])
     capsys.readouterr()
     train(TrainConfig.parse(settings))
@@ -120,7 +120,9 @@ def test_a_finished_run_trains_no_further(config, capsys):
 def test_a_changed_configuration_is_refused_naming_the_fields(settings, capsys):
     train(TrainConfig.parse({**settings, "epochs": 1}))
     changed = {**settings, "optimizer": {"lr": 0.007}, "batch_size": 4}
-    with pytest.raises(CheckpointError, match=r"batch_size: 5 in the checkpoint, 4 now\n.*optimizer\.lr: 0\.005.*0\.007"):
+    with pytest.raises(
+        CheckpointError, match=r"batch_size: 5 in the checkpoint, 4 now\n.*optimizer\.lr: 0\.005.*0\.007"
+    ):
         train(TrainConfig.parse(changed))
     train(TrainConfig.parse(changed), allow_changed_config=True)
     assert "changed since the checkpoint: optimizer.lr" in capsys.readouterr().out
@@ -148,24 +150,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(settings)
     train(TrainConfig.parse({**settings, "epochs": 1}))
     path = Path(settings["output"]) / checkpoint.NAME
     wild = TrainConfig.parse({**settings, "optimizer": {"lr": 1e30}, "checkpoint": {"every_steps": None}})
-    with pytest.raises(TrainingError, match=r"epoch 2, step 2: the loss is (nan|inf).*checkpoint\.pt holds.*lr"):
+    with pytest.raises(
+        TrainingError, match=r"epoch 2, step 2: the loss is (nan|inf).*checkpoint\.pt holds.*lr"
+    ):
         train(wild, allow_changed_config=True)
     kept = checkpoint.load(path)
     assert kept["progress"]["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in kept["model"].values())
 
 
-def test_a_truncated_checkpoint_is_one_sentence_on_the_command_line(settings, tmp_path, capsys):
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({**settings, "epochs": 1}))
-    assert main(["train", str(path)]) == 0
+def test_a_truncated_checkpoint_is_one_sentence_on_the_command_line(settings, write_config, capsys):
+    path = write_config({**settings, "epochs": 1})
+    assert main(["train", path]) == 0
     damaged = Path(settings["output"]) / checkpoint.NAME
     damaged.write_bytes(damaged.read_bytes()[:1000])
     capsys.readouterr()
-    assert main(["train", str(path)]) == 1
+    assert main(["train", path]) == 1
     error = capsys.readouterr().err
     assert error.startswith("uqforce train: ")
     assert "truncated" in error and checkpoint.BACKUP in error
     assert "Traceback" not in error
     (Path(settings["output"]) / checkpoint.BACKUP).replace(damaged)
-    assert main(["train", str(path)]) == 0
+    assert main(["train", path]) == 0

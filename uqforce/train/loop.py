@@ -222,8 +222,8 @@ class Trainer:
         loss = row["validation_loss"]
         if not math.isfinite(loss):
             raise TrainingError(
-                f"epoch {progress.epoch + 1}: the validation loss is {loss}; lower optimizer.lr, set clip, or look at "
-                "the validation frames' labels"
+                f"epoch {progress.epoch + 1}: the validation loss is {loss}; lower optimizer.lr, set clip, or "
+                "look at the validation frames' labels"
             )
         self.schedule.end_epoch(loss)
         improved = loss < progress.best_loss
