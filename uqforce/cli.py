@@ -61,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return VERBS[args.verb].run(args)
+    except KeyboardInterrupt:
+        print(f"uqforce {args.verb}: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         ours = type(error).__module__.startswith("uqforce.")
         if not (ours or isinstance(error, FileNotFoundError)):

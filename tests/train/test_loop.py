@@ -15,10 +15,10 @@ from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.model import Potential, load_model
 from uqforce.train import ConfigError, TrainConfig, template, train
-from uqforce.train.config import ScheduleConfig
 from uqforce.train.loop import Trainer, evaluating, predict
 from uqforce.train.report import compare, errors_of
 from uqforce.train.schedule import Schedule
+from uqforce.train.sections import ScheduleConfig
 
 
 def rows(directory: str | Path) -> list[dict[str, float]]:
@@ -76,7 +76,9 @@ def test_a_run_leaves_its_report(settings, frames_file, capsys):
     assert TrainConfig.load(directory / "config.yaml") == TrainConfig.parse(settings)
     epoch, validation = min((row["validation_loss"], row["epoch"]) for row in rows(directory))[::-1]
     potential = load_model(best)
-    assert (potential.card["epoch"], potential.card["validation_loss"]) == (epoch, pytest.approx(validation))
+    made = potential.card["training"]
+    assert (made["epoch"], made["validation_loss"]) == (epoch, pytest.approx(validation))
+    assert (made["frames"], made["validation_frames"], made["files"]) == (13, 4, ["train.xyz"])
 
 
 def test_report_errors_are_those_of_the_saved_model(config, frames_file):

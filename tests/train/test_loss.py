@@ -6,8 +6,8 @@ from e3nn.o3 import rand_matrix
 
 from uqforce.data import Batch
 from uqforce.model import Prediction
-from uqforce.train.config import LossConfig
 from uqforce.train.loss import LossError, block_nll, gaussian_nll, measure, total_loss
+from uqforce.train.sections import LossConfig
 
 SIZES = [3, 1, 4]
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from uqforce.train import TrainConfig, template
-from uqforce.train.config import ConfigError, ModelSection, config_hash, fixed_fields
+from uqforce.train.config import config_hash, fixed_fields
+from uqforce.train.sections import ConfigError, ModelSection
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"r_max": 5.0}}
 

@@ -222,8 +222,8 @@ class Trainer:
         loss = row["validation_loss"]
         if not math.isfinite(loss):
             raise TrainingError(
-                f"epoch {progress.epoch + 1}: the validation loss is {loss}; lower optimizer.lr, set clip, or "
-                "look at the validation frames' labels"
+                f"epoch {progress.epoch + 1}: the validation loss is {loss}; lower optimizer.lr, set clip, "
+                "or look at the validation frames' labels"
             )
         self.schedule.end_epoch(loss)
         improved = loss < progress.best_loss
@@ -236,16 +236,16 @@ class Trainer:
             0.0,
         )
         self.tally = empty_tally()
+        self.rows.append(row)
         if self.processes.first and improved:
             self.save_model("best.uqf")
-        seconds = time.perf_counter() - start
-        progress.seconds += seconds
-        self.rows.append({**row, "seconds": seconds})
+        row["seconds"] = time.perf_counter() - start
+        progress.seconds += row["seconds"]
         if self.processes.first:
-            log.info(self._line(row, seconds, improved))
+            log.info(self._line(row, improved))
         self.save()
 
-    def _line(self, row: dict[str, float], seconds: float, improved: bool) -> str:
+    def _line(self, row: dict[str, float], improved: bool) -> str:
         parts = [f"epoch {row['epoch']}/{self.config.epochs}", f"lr {row['lr']:.2e}"]
         for part in ("train", "validation"):
             measured = [
@@ -254,15 +254,16 @@ class Trainer:
                 if not math.isnan(row[f"{part}_{name}_rmse"])
             ]
             parts.append(f"{part} loss {row[f'{part}_loss']:.4g} RMSE " + ", ".join(measured))
-        return " | ".join(parts) + f" | {seconds:.1f} s" + (" *" if improved else "")
+        return " | ".join(parts) + f" | {row['seconds']:.1f} s" + (" *" if improved else "")
 
     def save_model(self, name: str) -> None:
-        judged = self.judged
-        judged.card = {
-            **self.potential.card,
-            "epoch": self.progress.epoch,
-            "validation_loss": self.progress.best_loss,
+        """Write the judged weights; the card says what they were trained on and how well they do."""
+        judged, row = self.judged, self.rows[-1]
+        reached = {
+            key: value for key, value in row.items() if key.startswith("validation") and value == value
         }
+        training = {**self.potential.card["training"], "epoch": row["epoch"], **reached}
+        judged.card = {**self.potential.card, "training": training}
         save_model(judged, self.directory / name)
 
     def _out_of_time(self) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from uqforce.data import Batch
     from uqforce.model import Prediction
-    from uqforce.train.config import LossConfig, PropertyLoss
+    from uqforce.train.sections import LossConfig, PropertyLoss
 
 PROPERTIES = ("energy", "forces", "stress")
 LOG_2PI = math.log(2.0 * math.pi)

@@ -68,11 +68,12 @@ def _train(
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         checkpoint.write_atomically(directory / "config.yaml", text.encode())
     trainer.fit()
-    best = directory / "best.uqf"
+    best, done = directory / "best.uqf", trainer.progress
+    log.info(f"{done.epoch} epochs took {done.seconds / 60:.1f} minutes; evaluating")
     if processes.first:
         trainer.save_model("last.uqf")
         sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
-        log.info(f"best model {best}, epoch {trainer.progress.best_epoch}:")
+        log.info(f"best model {best}, epoch {done.best_epoch}:")
         log.info(write_report(load_model(best), sets, directory))
     processes.wait()
     return best

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from uqforce.train.config import ScheduleConfig
+from uqforce.train.sections import ScheduleConfig
 
 
 class Schedule:

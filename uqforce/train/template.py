@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from uqforce.train.config import TrainConfig
+from uqforce.train.sections import Section
 
 HEADER = """\
 # Training of a uqforce potential: `uqforce train THIS_FILE`.
@@ -45,7 +46,7 @@ def _lines(section: type[BaseModel], defaults: BaseModel | None, indent: str) ->
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             if not indent:
                 lines.append("")
-            if inner.__doc__ and inner.__doc__ != BaseModel.__doc__:
+            if inner.__doc__ and inner.__doc__ != Section.__doc__:
                 lines.append(_comment(inner.__doc__, indent))
             lines.append(f"{indent}{name}:")
             lines += _lines(inner, value, indent + "  ")
