@@ -44,9 +44,27 @@ def _template(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file (.uqf)")
+    parser.add_argument("data", nargs="+", help="the structures it was trained on, anything that ASE reads")
+    parser.add_argument("-o", "--output", help="where to write the model with its mixture (default: MODEL)")
+    parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
+    parser.add_argument("--seed", type=int, default=0, help="of the k-means start (default: 0)")
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from uqforce.uncertainty.fit import fit
+
+    fit(args.model, args.data, args.output, args.components, args.seed)
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "template": Verb(_template, lambda parser: None, "print a commented configuration for `uqforce train`"),
     "train": Verb(_train, _train_arguments, "train a potential, or resume its training"),
+    "fit": Verb(
+        _fit, _fit_arguments, "fit the mixture behind `nll` to the training set and store it in the model"
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from ase import Atoms
 from sklearn.mixture import GaussianMixture
 
 from uqforce import ops
+from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.model import ModelConfig, Potential, load_model, save_model
 from uqforce.uncertainty import fit, gmm
@@ -110,9 +111,7 @@ def test_nll_rises_away_from_the_training_set(dataset):
 def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
     model, output = tmp_path / "model.uqf", tmp_path / "fitted.uqf"
     save_model(make_potential(), model)
-    parser = fit.argparse.ArgumentParser()
-    fit.add_arguments(parser)
-    assert fit.run(parser.parse_args([str(model), str(frames_file), "-o", str(output)])) == 0
+    assert main(["fit", str(model), str(frames_file), "-o", str(output)]) == 0
     potential = load_model(output)
     card = potential.card["mixture"]
     assert card["components"] == len(potential.mixture.means) and card["atoms"] == 180
@@ -121,6 +120,16 @@ def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
     printed = capsys.readouterr().out
     for value in (f"{card['bic']:.1f}", f"{potential.card['thresholds']['nll']['q0.99']:.2f}"):
         assert value in printed
+    assert len(load_model(model).mixture.means) == 0
+    assert main(["fit", str(model), str(frames_file), "--components", "2"]) == 0
+    assert load_model(model).card["mixture"]["components"] == 2
+
+
+def test_verb_reports_errors(frames_file, tmp_path, capsys):
+    model = tmp_path / "model.uqf"
+    save_model(make_potential(), model)
+    assert main(["fit", str(model), str(frames_file), "--components", "500"]) == 1
+    assert "500 components to 180 atoms" in capsys.readouterr().err
     assert len(load_model(model).mixture.means) == 0
 
 
@@ -133,5 +142,5 @@ def test_verb_says_what_did_not_go_well():
 
 def test_wrong_data_set(frames_file):
     dataset = Dataset.build(read_frames(frames_file), TYPES, CUTOFF + 1)
-    with pytest.raises(ValueError, match="cutoff"):
+    with pytest.raises(gmm.MixtureError, match="cutoff"):
         gmm.collect_features(make_potential(), dataset)

@@ -79,5 +79,5 @@ def test_unconverged_is_said():
     ],
 )
 def test_bad_features(features, components, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(gmm.MixtureError, match=message):
         gmm.fit_mixture(features, components)

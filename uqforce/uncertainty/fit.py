@@ -1,32 +1,36 @@
-"""The verb `uqforce fit`: the mixture of a trained model."""
+"""`uqforce fit`: gives a trained model its mixture."""
 
-import argparse
+from collections.abc import Sequence
+from os import PathLike
 
 from uqforce.data import Dataset, read_frames
 from uqforce.model import load_model, save_model
 from uqforce.uncertainty.gmm import MixtureFit, Trial, fit_potential
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file (.uqf)")
-    parser.add_argument("data", nargs="+", help="the structures the model was trained on, anything ASE reads")
-    parser.add_argument("-o", "--output", help="where to write the model with its mixture (default: MODEL)")
-    parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
-    parser.add_argument("--seed", type=int, default=0, help="of the k-means start (default: 0)")
+def fit(
+    model: str | PathLike,
+    data: Sequence[str | PathLike],
+    output: str | PathLike | None = None,
+    n_components: int | None = None,
+    seed: int = 0,
+) -> MixtureFit:
+    """Fit the mixture of the model file `model` to the structures of `data`, its training set.
 
+    The search is printed; the model with its mixture is written to `output`, or in place of `model`. Labels
+    are not needed.
 
-def run(args: argparse.Namespace) -> int:
-    potential = load_model(args.model)
-    frames = read_frames(args.data)
-    dataset = Dataset.build(frames, potential.config.type_names, potential.config.r_max)
+    Raises: FileNotFoundError, DataError, MixtureError, ValueError (not a model file).
+    """
+    potential = load_model(model)
+    dataset = Dataset.build(read_frames(data), potential.config.type_names, potential.config.r_max)
     print(f"mixture over {potential.network.num_last_features} features of {dataset.num_atoms.sum()} atoms")
     print(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
-    fit = fit_potential(potential, dataset, args.components, seed=args.seed, on_trial=print_trial)
-    print(summary(fit))
-    output = args.output or args.model
-    save_model(potential, output)
-    print(f"stored in {output}: every evaluation now carries nll")
-    return 0
+    found = fit_potential(potential, dataset, n_components, seed=seed, on_trial=print_trial)
+    print(summary(found))
+    save_model(potential, output or model)
+    print(f"stored in {output or model}: every evaluation now carries nll")
+    return found
 
 
 def print_trial(trial: Trial) -> None:

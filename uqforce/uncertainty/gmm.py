@@ -23,6 +23,10 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 RELATIVE_FLOOR = 1e-6  # added to each variance, in units of the mean variance of the features
 
 
+class MixtureError(ValueError):
+    """The mixture cannot be fitted; the message names the value and the fix."""
+
+
 class Trial(NamedTuple):
     """One fit of the search: `bic = -2 N log_likelihood + parameters ln N`, lower is better."""
 
@@ -66,21 +70,21 @@ def fit_mixture(
     each trial as it ends.
 
     Raises:
-        ValueError: features that are not [N, D], not finite, or all equal; too few atoms for `n_components`.
+        MixtureError: features not [N, D], not finite, or all equal; too few atoms for `n_components`.
     """
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features must be [N, D] with at least one atom, got shape {features.shape}")
+        raise MixtureError(f"features must be [N, D] with at least one atom, got shape {features.shape}")
     if not np.isfinite(features).all():
         atoms = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        raise ValueError(f"features of {len(atoms)} atoms are not finite, the first is atom {atoms[0]}")
+        raise MixtureError(f"features of {len(atoms)} atoms are not finite, the first is atom {atoms[0]}")
     count, dim = features.shape
     spread = np.linalg.eigvalsh(np.cov(features.T, bias=True).reshape(dim, dim))
     floor = RELATIVE_FLOOR * spread.mean()
     if floor <= np.finfo(np.float64).eps ** 2 * np.square(features).mean():
-        raise ValueError(f"the features of all {count} atoms are equal: a mixture cannot tell atoms apart")
+        raise MixtureError(f"the features of all {count} atoms are equal: a mixture cannot tell atoms apart")
     if n_components is not None and not 1 <= n_components <= count:
-        raise ValueError(f"cannot fit {n_components} components to {count} atoms")
+        raise MixtureError(f"cannot fit {n_components} components to {count} atoms")
 
     largest = max(1, count // (dim + 1))
     counts = [n for n in COMPONENTS if n <= largest] if n_components is None else [n_components]
@@ -119,12 +123,12 @@ def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 1
     """The last features of all atoms of a data set, in its order: [N, D] in the model's dtype, on the CPU.
 
     Raises:
-        ValueError: the data set has other type names or another cutoff than the model.
+        MixtureError: the data set has other type names or another cutoff than the model.
     """
     config = potential.config
     wanted, found = (list(config.type_names), config.r_max), (list(dataset.type_names), dataset.cutoff)
     if wanted != found:
-        raise ValueError(
+        raise MixtureError(
             f"the model has types and cutoff {wanted}, the data set {found}: build it for the model"
         )
     device = next(potential.parameters()).device
