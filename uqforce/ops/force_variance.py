@@ -44,7 +44,8 @@ def force_variance(
         aleatoric_i = mean_k [ J_ki + gamma^2 s I ]      coherent (coloured) noise of inverse length gamma
         "total":  J_i = (dsigma/dr_i) (dsigma/dr_i)^T    sigma = sqrt(s), s the variance of the energy
         "local":  J_i = A_i A_i^T + sum_{j != i} a_ji a_ji^T,  A_i = sum_{j != i} a_ij
-                  sigma = sum_j sigma_j, s = sigma_i^2; exact where sigma_j depends on the edges of its own centre only
+                  sigma = sum_j sigma_j, s = sigma_i^2
+                  exact where sigma_j depends on the edges of its own centre only
 
     In "local" the edges between the same ordered pair through several periodic images are summed before the
     outer product and an atom's edges to its own images are left out. "total" is for structures of like size:
