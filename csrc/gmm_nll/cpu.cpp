@@ -26,6 +26,7 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kChunk = 2048;
+constexpr int64_t kSortedVectors = 2;  // small blocks in pass 2: fewer components active in each
 constexpr double kLogTwoPi = 1.8378770664093454836;
 
 // Components with a smaller share of the likelihood are left out of derivatives: far below rounding.
@@ -92,91 +93,82 @@ class Worker {
         k_(kernels<T>()),
         block_(k_.lanes * k_.max_vectors),
         padded_(chunk + block_),
-        arena_((8 * p_.mixture.dim + p_.mixture.components) * block_ + (p_.mixture.components + 2) * padded_),
+        arena_((6 * p_.mixture.dim + p_.mixture.components) * block_ + (p_.mixture.components + 3) * padded_),
         x_(arena_.take(p_.mixture.dim * block_)),
         u_(arena_.take(p_.mixture.dim * block_)),
-        scratch_(arena_.take(3 * p_.mixture.dim * block_)),
+        scratch_(arena_.take(2 * p_.mixture.dim * block_)),
         grad_(arena_.take(p_.mixture.dim * block_)),
         product_(arena_.take(p_.mixture.dim * block_)),
         responsibility_(arena_.take(p_.mixture.components * block_)),
         terms_(arena_.take(p_.mixture.components * padded_)),
         max_(arena_.take(padded_)),
         sum_(arena_.take(padded_)),
-        term_offset_(padded_),
-        term_stride_(padded_),
-        dominant_(padded_),
+        dominant_(arena_.take(padded_)),
+        shares_(padded_),
         order_(padded_),
         active_(new bool[p_.mixture.components]) {}
 
   void operator()(int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     std::iota(order_.begin(), order_.begin() + count, begin);
-    for_blocks(count, [&](int64_t first, int64_t size, int64_t vectors) {
-      likelihood(begin, first, size, vectors);
-    });
+    for_blocks(count, k_.max_vectors,
+               [&](int64_t first, int64_t size, int64_t vectors) { likelihood(first, size, vectors); });
     if (p_.nll) {
       for (const auto n : c10::irange(count)) p_.nll[begin + n] = -(max_[n] + std::log(sum_[n]));
     }
-    if (!p_.grad && !p_.product) return;
+    if (!derivatives()) return;
     sort_by_dominant(begin, count);
-    for_blocks(count, [&](int64_t first, int64_t size, int64_t vectors) {
+    for_blocks(count, kSortedVectors, [&](int64_t first, int64_t size, int64_t vectors) {
       derivatives(begin, first, size, vectors);
     });
   }
 
  private:
   template <typename Use>
-  void for_blocks(int64_t count, Use use) const {
+  void for_blocks(int64_t count, int64_t max_vectors, Use use) const {
     for (int64_t first = 0; first < count;) {
       const int64_t left = (count - first + k_.lanes - 1) / k_.lanes;
-      const int64_t vectors = left >= k_.max_vectors ? k_.max_vectors : std::min<int64_t>(left, 2);
+      const int64_t vectors = left >= max_vectors ? max_vectors : std::min<int64_t>(left, 2);
       const int64_t size = std::min(count - first, vectors * k_.lanes);
       use(first, size, vectors);
       first += size;
     }
   }
 
-  void likelihood(int64_t begin, int64_t first, int64_t size, int64_t vectors) {
+  void likelihood(int64_t first, int64_t size, int64_t vectors) {
     const auto& mix = p_.mixture;
     const int64_t width = vectors * k_.lanes;
-    T* terms = terms_ + first * mix.components;
+    const Terms<T> terms{terms_ + first * mix.components, max_ + first, sum_ + first, dominant_ + first};
     load_columns(p_.features, order_.data() + first, size, mix.dim, width, x_);
-    k_.mixture(mix, x_, vectors, scratch_, terms, max_ + first, sum_ + first);
-    for (const auto lane : c10::irange(size)) {
-      term_offset_[first + lane] = first * mix.components + lane;
-      term_stride_[first + lane] = width;
-    }
+    k_.mixture(mix, x_, vectors, terms);
+    if (!derivatives()) return;
+    k_.shares(mix, kNegligible<T>, vectors, terms);
+    for (const auto lane : c10::irange(size)) shares_[first + lane] = {terms.terms + lane, width};
   }
 
-  T share(int64_t n, int64_t m) const { return terms_[term_offset_[n] + m * term_stride_[n]]; }
+  bool derivatives() const { return p_.grad || p_.product; }
 
   // Counting sort of the chunk's atoms (order_) by their most responsible component; stable.
   void sort_by_dominant(int64_t begin, int64_t count) {
-    const int64_t M = p_.mixture.components;
-    std::vector<int64_t> start(M + 1);
-    for (const auto n : c10::irange(count)) {
-      int64_t dominant = 0;
-      while (dominant + 1 < M && share(n, dominant) != T(1)) ++dominant;
-      dominant_[n] = dominant;
-      ++start[dominant + 1];
-    }
+    std::vector<int64_t> start(p_.mixture.components + 1);
+    for (const auto n : c10::irange(count)) ++start[int64_t(dominant_[n]) + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
-    for (const auto n : c10::irange(count)) order_[start[dominant_[n]]++] = begin + n;
+    for (const auto n : c10::irange(count)) order_[start[int64_t(dominant_[n])]++] = begin + n;
   }
 
   void derivatives(int64_t begin, int64_t first, int64_t size, int64_t vectors) {
     const auto& mix = p_.mixture;
     const int64_t width = vectors * k_.lanes;
     const int64_t* atoms = order_.data() + first;
-    for (const auto m : c10::irange(mix.components)) {
-      active_[m] = false;
-      for (const auto lane : c10::irange(width)) {
-        const int64_t n = lane < size ? atoms[lane] - begin : -1;
-        const T r = n < 0 ? T(0) : share(n, m) / sum_[n];
-        const bool counts = !(r < kNegligible<T>);  // also NaN
-        responsibility_[m * width + lane] = counts ? r : T(0);
-        active_[m] |= counts;
+    for (const auto lane : c10::irange(width)) {
+      const auto [share, stride] = shares_[atoms[std::min(lane, size - 1)] - begin];
+      for (const auto m : c10::irange(mix.components)) {
+        responsibility_[m * width + lane] = share[m * stride];
       }
+    }
+    for (const auto m : c10::irange(mix.components)) {
+      const T* r = responsibility_ + m * width;
+      active_[m] = std::any_of(r, r + width, [](T share) { return share != T(0); });
     }
     load_columns(p_.features, atoms, size, mix.dim, width, x_);
     std::fill_n(grad_, mix.dim * width, T(0));
@@ -207,11 +199,15 @@ class Worker {
   const Kernels<T>& k_;
   const int64_t block_, padded_;
   Arena<T> arena_;
-  // Columns of one block ...
+  // Columns of one block, and the terms of all atoms of the chunk (see Terms).
   T *x_, *u_, *scratch_, *grad_, *product_, *responsibility_;
-  // ... and, for all atoms of the chunk, exp(log term - max), max and sum of the exponentials.
-  T *terms_, *max_, *sum_;
-  std::vector<int64_t> term_offset_, term_stride_, dominant_, order_;
+  T *terms_, *max_, *sum_, *dominant_;
+  struct Share {  // of one atom: share[m * stride] for component m
+    const T* first;
+    int64_t stride;
+  };
+  std::vector<Share> shares_;
+  std::vector<int64_t> order_;
   std::unique_ptr<bool[]> active_;
 };
 

@@ -73,28 +73,37 @@ inline Vector<T> exp_negative(Vector<T> x) {
   return vanishes ? Vector<T>{} : sum * (Vector<T>)exponent;
 }
 
-// tile[j] = sum_{i <= j0 + j} P[i, j0 + j] a[i]: J rows of P^T a.
-template <typename T, int U, int J>
-inline void transposed_tile(const T* P, int64_t D, int64_t j0, const T* a, Vector<T> (&tile)[J][U]) {
+// tile[j] = sum_{i <= j0 + j} P[i, j0 + j] a[i]: J rows of P^T a. With `Centred` a[i] - mean[i] stands for
+// a[i]: subtracting first, not P^T x - P^T mu, keeps float32 accurate for features far from 0, and costs
+// nothing here, since processors add beside their multiply-adds.
+template <typename T, int U, int J, bool Centred>
+inline void transposed_tile(const T* P, int64_t D, int64_t j0, const T* a, const T* mean,
+                            Vector<T> (&tile)[J][U]) {
   constexpr int B = U * Simd<T>::lanes;
 #pragma GCC unroll 8
   for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) tile[j][u] = Vector<T>{};
+  Vector<T> row_of_a[U];
   for (int64_t i = 0; i < j0; ++i) {
     const T* row = P + i * D + j0;
 #pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) row_of_a[u] = Centred ? at(a + i * B, u) - mean[i] : at(a + i * B, u);
+#pragma GCC unroll 8
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
-      for (int u = 0; u < U; ++u) tile[j][u] += at(a + i * B, u) * row[j];
+      for (int u = 0; u < U; ++u) tile[j][u] += row_of_a[u] * row[j];
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < J; ++i) {
-    const T* row = P + (j0 + i) * D + j0;
+  for (int k = 0; k < J; ++k) {
+    const int64_t i = j0 + k;
+    const T* row = P + i * D + j0;
 #pragma GCC unroll 8
-    for (int j = i; j < J; ++j)
+    for (int u = 0; u < U; ++u) row_of_a[u] = Centred ? at(a + i * B, u) - mean[i] : at(a + i * B, u);
 #pragma GCC unroll 8
-      for (int u = 0; u < U; ++u) tile[j][u] += at(a + (j0 + i) * B, u) * row[j];
+    for (int j = k; j < J; ++j)
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u) tile[j][u] += row_of_a[u] * row[j];
   }
 }
 
@@ -121,14 +130,17 @@ inline void plain_tile(const T* P, int64_t D, int64_t i0, const T* a, Vector<T> 
   }
 }
 
-// Calls use(row, value of one vector of atoms, u) for every row of P^T a, or of P a.
-template <typename T, int U, bool Transposed, int J, typename Use>
-inline void rows_of_tile(const T* P, int64_t D, int64_t row, const T* a, Use use) {
+// What triangular_product forms.
+enum class Product { centred_transposed, transposed, plain };  // P^T (a - mean), P^T a, P a
+
+// Calls use(row, value of one vector of atoms, u) for J rows of the product.
+template <typename T, int U, Product kind, int J, typename Use>
+inline void rows_of_tile(const T* P, int64_t D, int64_t row, const T* a, const T* mean, Use use) {
   Vector<T> tile[J][U];
-  if constexpr (Transposed) {
-    transposed_tile<T, U, J>(P, D, row, a, tile);
-  } else {
+  if constexpr (kind == Product::plain) {
     plain_tile<T, U, J>(P, D, row, a, tile);
+  } else {
+    transposed_tile<T, U, J, kind == Product::centred_transposed>(P, D, row, a, mean, tile);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < J; ++j)
@@ -136,55 +148,62 @@ inline void rows_of_tile(const T* P, int64_t D, int64_t row, const T* a, Use use
     for (int u = 0; u < U; ++u) use(row + j, tile[j][u], u);
 }
 
-template <typename T, int U, bool Transposed, typename Use>
-inline void triangular_product(const T* P, int64_t D, const T* a, Use use) {
+// The same for all rows; `mean` is read where the product is centred.
+template <typename T, int U, Product kind, typename Use>
+inline void triangular_product(const T* P, int64_t D, const T* a, const T* mean, Use use) {
   int64_t row = 0;
-  for (; row + kTile <= D; row += kTile) rows_of_tile<T, U, Transposed, kTile>(P, D, row, a, use);
+  for (; row + kTile <= D; row += kTile) rows_of_tile<T, U, kind, kTile>(P, D, row, a, mean, use);
   switch (D - row) {
     case 3:
-      return rows_of_tile<T, U, Transposed, 3>(P, D, row, a, use);
+      return rows_of_tile<T, U, kind, 3>(P, D, row, a, mean, use);
     case 2:
-      return rows_of_tile<T, U, Transposed, 2>(P, D, row, a, use);
+      return rows_of_tile<T, U, kind, 2>(P, D, row, a, mean, use);
     case 1:
-      return rows_of_tile<T, U, Transposed, 1>(P, D, row, a, use);
+      return rows_of_tile<T, U, kind, 1>(P, D, row, a, mean, use);
   }
 }
 
-// centred [D] = x - mu. Subtracting first, not P^T x - P^T mu, keeps float32 accurate for features far from
-// 0.
 template <typename T, int U>
-inline void subtract_mean(const T* x, const T* mean, int64_t D, T* centred) {
-  constexpr int B = U * Simd<T>::lanes;
-  for (int64_t i = 0; i < D; ++i)
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) at(centred + i * B, u) = at(x + i * B, u) - mean[i];
-}
-
-template <typename T, int U>
-void mixture_block(const Mixture<T>& mix, const T* x, T* scratch, T* terms, T* max, T* sum) {
+void mixture_block(const Mixture<T>& mix, const T* x, const Terms<T>& out) {
   constexpr int B = U * Simd<T>::lanes;
   const int64_t D = mix.dim;
   for (int64_t m = 0; m < mix.components; ++m) {
-    subtract_mean<T, U>(x, mix.means + m * D, D, scratch);
     Vector<T> square[U] = {};
-    triangular_product<T, U, true>(mix.cholesky + m * D * D, D, scratch,
-                                   [&](int64_t, Vector<T> y, int u) { square[u] += y * y; });
-    for (int u = 0; u < U; ++u) at(terms + m * B, u) = mix.constants[m] - T(0.5) * square[u];
+    triangular_product<T, U, Product::centred_transposed>(
+        mix.cholesky + m * D * D, D, x, mix.means + m * D,
+        [&](int64_t, Vector<T> y, int u) { square[u] += y * y; });
+    for (int u = 0; u < U; ++u) at(out.terms + m * B, u) = mix.constants[m] - T(0.5) * square[u];
   }
   for (int u = 0; u < U; ++u) {
-    Vector<T> largest = at(terms, u);
+    Vector<T> largest = at(out.terms, u), dominant = {};
     for (int64_t m = 1; m < mix.components; ++m) {
-      const Vector<T> term = at(terms + m * B, u);
+      const Vector<T> term = at(out.terms + m * B, u);
+      dominant = term > largest ? Vector<T>{} + T(m) : dominant;
       largest = term > largest ? term : largest;
     }
-    Vector<T> total = {};
+    Vector<T> sum = {};
     for (int64_t m = 0; m < mix.components; ++m) {
-      Vector<T>& term = at(terms + m * B, u);
+      Vector<T>& term = at(out.terms + m * B, u);
       term = exp_negative<T>(term - largest);
-      total += term;
+      sum += term;
     }
-    at(max, u) = largest;
-    at(sum, u) = total;
+    at(out.max, u) = largest;
+    at(out.sum, u) = sum;
+    at(out.dominant, u) = dominant;
+  }
+}
+
+// In place: exp(log term - max) -> share of the likelihood, 0 where negligible (NaN stays).
+template <typename T, int U>
+void shares_block(const Mixture<T>& mix, T negligible, const Terms<T>& out) {
+  constexpr int B = U * Simd<T>::lanes;
+  for (int u = 0; u < U; ++u) {
+    const Vector<T> scale = T(1) / at(out.sum, u);
+    for (int64_t m = 0; m < mix.components; ++m) {
+      Vector<T>& term = at(out.terms + m * B, u);
+      const Vector<T> share = scale * term;
+      term = share < negligible ? Vector<T>{} : share;
+    }
   }
 }
 
@@ -193,16 +212,16 @@ void gradient_block(const Mixture<T>& mix, const T* x, const T* responsibility, 
                     T* scratch, T* grad) {
   constexpr int B = U * Simd<T>::lanes;
   const int64_t D = mix.dim;
-  T* y = scratch + D * B;
+  T* y = scratch;
   for (int64_t m = 0; m < mix.components; ++m) {
     if (!active[m]) continue;
     const T* P = mix.cholesky + m * D * D;
+    const T* mean = mix.means + m * D;
     const T* r = responsibility + m * B;
-    subtract_mean<T, U>(x, mix.means + m * D, D, scratch);
-    triangular_product<T, U, true>(
-        P, D, scratch, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = at(r, u) * value; });
-    triangular_product<T, U, false>(P, D, y,
-                                    [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
+    triangular_product<T, U, Product::centred_transposed>(
+        P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = at(r, u) * value; });
+    triangular_product<T, U, Product::plain>(
+        P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
   }
 }
 
@@ -211,17 +230,17 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
                    const bool* active, T* scratch, T* grad, T* product) {
   constexpr int B = U * Simd<T>::lanes;
   const int64_t D = mix.dim;
-  T* y = scratch + D * B;
+  T* y = scratch;
   T* z = y + D * B;
   for (int64_t m = 0; m < mix.components; ++m) {
     if (!active[m]) continue;
     const T* P = mix.cholesky + m * D * D;
+    const T* mean = mix.means + m * D;
     const T* r = responsibility + m * B;
-    subtract_mean<T, U>(x, mix.means + m * D, D, scratch);
-    triangular_product<T, U, true>(P, D, scratch,
-                                   [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = value; });
+    triangular_product<T, U, Product::centred_transposed>(
+        P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = value; });
     Vector<T> dot[U] = {};  // v . u = y . P^T u
-    triangular_product<T, U, true>(P, D, vector, [&](int64_t j, Vector<T> value, int u) {
+    triangular_product<T, U, Product::transposed>(P, D, vector, mean, [&](int64_t j, Vector<T> value, int u) {
       at(z + j * B, u) = value;
       dot[u] += value * at(y + j * B, u);
     });
@@ -231,10 +250,10 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
         at(y + j * B, u) = at(r, u) * at(y + j * B, u);
       }
     }
-    triangular_product<T, U, false>(P, D, y,
-                                    [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
-    triangular_product<T, U, false>(
-        P, D, z, [&](int64_t i, Vector<T> value, int u) { at(product + i * B, u) += value; });
+    triangular_product<T, U, Product::plain>(
+        P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
+    triangular_product<T, U, Product::plain>(
+        P, D, z, mean, [&](int64_t i, Vector<T> value, int u) { at(product + i * B, u) += value; });
   }
 }
 
@@ -247,8 +266,13 @@ inline void with_vectors(int64_t vectors, Block block) {
 }
 
 template <typename T>
-void mixture(const Mixture<T>& mix, const T* x, int64_t vectors, T* scratch, T* terms, T* max, T* sum) {
-  with_vectors(vectors, [&]<int U>() { mixture_block<T, U>(mix, x, scratch, terms, max, sum); });
+void mixture(const Mixture<T>& mix, const T* x, int64_t vectors, const Terms<T>& out) {
+  with_vectors(vectors, [&]<int U>() { mixture_block<T, U>(mix, x, out); });
+}
+
+template <typename T>
+void shares(const Mixture<T>& mix, T negligible, int64_t vectors, const Terms<T>& out) {
+  with_vectors(vectors, [&]<int U>() { shares_block<T, U>(mix, negligible, out); });
 }
 
 template <typename T>
@@ -267,7 +291,8 @@ void hessian(const Mixture<T>& mix, const T* x, const T* vector, const T* respon
 }
 
 template <typename T>
-constexpr Kernels<T> table = {Simd<T>::lanes, UQFORCE_VECTORS, mixture<T>, gradient<T>, hessian<T>};
+constexpr Kernels<T> table = {Simd<T>::lanes, UQFORCE_VECTORS, mixture<T>,
+                              shares<T>,      gradient<T>,     hessian<T>};
 
 }  // namespace
 

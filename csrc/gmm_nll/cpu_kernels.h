@@ -17,6 +17,16 @@ struct Mixture {
   const T* constants;
 };
 
+// Of each atom of a block: exp(log(w_m N(x | mu_m, Sigma_m)) - max) [M], its maximum `max` (of the
+// logarithms) and sum, and the component of the maximum.
+template <typename T>
+struct Terms {
+  T* terms;
+  T* max;
+  T* sum;
+  T* dominant;
+};
+
 // Kernels on a block of `vectors * lanes` atoms, one atom per SIMD lane: arrays [rows, vectors * lanes].
 // `vectors` is 1, 2 or `max_vectors`. What happens to an atom depends neither on its lane nor on the block.
 template <typename T>
@@ -24,15 +34,17 @@ struct Kernels {
   int64_t lanes;
   int64_t max_vectors;
 
-  // log(w_m N(x | mu_m, Sigma_m)) [M] of features x [D], then in place exp(log - max), with max and the sum
-  // of the exponentials. scratch: [D].
-  void (*mixture)(const Mixture<T>&, const T* x, int64_t vectors, T* scratch, T* terms, T* max, T* sum);
+  // Fills the terms of features x [D].
+  void (*mixture)(const Mixture<T>&, const T* x, int64_t vectors, const Terms<T>&);
 
-  // grad [D] += sum_m r_m A_m (x - mu_m) over the components with active[m]. scratch: [2D].
+  // In place: terms -> shares of the likelihood (responsibilities), 0 where below `negligible`.
+  void (*shares)(const Mixture<T>&, T negligible, int64_t vectors, const Terms<T>&);
+
+  // grad [D] += sum_m r_m A_m (x - mu_m) over the components with active[m]. scratch: [D].
   void (*gradient)(const Mixture<T>&, const T* x, const T* responsibility, const bool* active,
                    int64_t vectors, T* scratch, T* grad);
 
-  // grad as above and product [D] += sum_m r_m (A_m u - v_m (v_m . u)), v_m = A_m (x - mu_m). scratch: [3D].
+  // grad as above and product [D] += sum_m r_m (A_m u - v_m (v_m . u)), v_m = A_m (x - mu_m). scratch: [2D].
   void (*hessian)(const Mixture<T>&, const T* x, const T* u, const T* responsibility, const bool* active,
                   int64_t vectors, T* scratch, T* grad, T* product);
 };
