@@ -3,4 +3,12 @@
 from uqforce._library import build_info
 from uqforce._version import __version__
 
-__all__ = ["__version__", "build_info"]
+__all__ = ["Calculator", "__version__", "build_info"]
+
+
+def __getattr__(name: str):
+    if name == "Calculator":  # not above: it imports ASE and the model
+        from uqforce.deploy.calculator import Calculator
+
+        return Calculator
+    raise AttributeError(f"module 'uqforce' has no attribute {name!r}")

@@ -1,0 +1,244 @@
+"""The ASE calculator: derivatives, neighbour list reuse, thresholds, bad input."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from uqforce.deploy.calculator import Calculator, UncertaintyExceeded, UncertaintyWarning, VerletList
+from uqforce.model import save_model
+from uqforce.ops import neighbor_list
+
+
+@pytest.fixture
+def calculator(potential) -> Calculator:
+    return Calculator(potential, device="cpu")
+
+
+def energy(atoms: Atoms) -> float:
+    return atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("structure", ["molecule", "crystal"])
+def test_forces_are_the_derivative_of_the_energy(calculator, structure, request):
+    atoms = request.getfixturevalue(structure)
+    atoms.calc = calculator
+    forces, h = atoms.get_forces(), 1e-4
+    numerical = np.zeros_like(forces)
+    for atom, axis in np.ndindex(forces.shape):
+        for sign in (-1, 1):
+            moved = atoms.copy()
+            moved.calc = calculator
+            moved.positions[atom, axis] += sign * h
+            numerical[atom, axis] -= sign * energy(moved) / (2 * h)
+    assert np.abs(forces - numerical).max() < 1e-6 * np.abs(forces).max()
+
+
+def test_stress_is_the_derivative_of_the_energy(calculator, crystal):
+    crystal.calc = calculator
+    stress, h = crystal.get_stress(voigt=False), 1e-5
+    numerical = np.zeros((3, 3))
+    for a, b in np.ndindex(3, 3):
+        for sign in (-1, 1):
+            strained = crystal.copy()
+            strained.calc = calculator
+            strain = np.eye(3)
+            strain[a, b] += sign * h
+            strained.set_cell(crystal.cell @ strain, scale_atoms=True)
+            numerical[a, b] += sign * energy(strained) / (2 * h) / crystal.get_volume()
+    assert np.abs(stress - numerical).max() < 1e-6 * np.abs(stress).max()
+
+
+def test_results(calculator, crystal, potential):
+    crystal.calc = calculator
+    assert crystal.get_potential_energies().sum() == pytest.approx(energy(crystal), rel=1e-12)
+    assert calculator.results["free_energy"] == energy(crystal)
+    assert calculator.results["nll"].shape == calculator.results["forces_uncertainty"].shape == (12,)
+    assert isinstance(calculator.results["energy_uncertainty"], float)
+    assert np.array_equal(calculator.get_property("nll", crystal), calculator.results["nll"])
+
+
+def test_the_same_from_every_kind_of_model(potential, exported, crystal, tmp_path):
+    save_model(potential, tmp_path / "model.uqf")
+    results = []
+    for model in (potential, tmp_path / "model.uqf", exported, str(exported)):
+        crystal.calc = Calculator(model, device="cpu")
+        crystal.get_forces()
+        results.append(crystal.calc.results)
+    for found in results[1:]:
+        assert found.keys() == results[0].keys()
+        for name, value in results[0].items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-10, atol=1e-10)
+
+
+def test_only_what_the_model_carries(make_potential, molecule):
+    molecule.calc = Calculator(make_potential(mixture=False, variance_head=False), device="cpu")
+    molecule.get_forces()
+    assert set(molecule.calc.results) == {"energy", "free_energy", "energies", "forces"}
+    assert "nll" not in molecule.calc.implemented_properties
+    with pytest.raises(PropertyNotImplementedError):
+        molecule.get_stress()
+
+
+def test_float32_model_sums_energies_in_float64(make_potential, crystal):
+    crystal.calc = Calculator(make_potential("float32"), device="cpu")
+    assert crystal.get_forces().dtype == np.float64
+    assert crystal.get_potential_energies().sum() == pytest.approx(energy(crystal), rel=1e-14)
+
+
+@pytest.mark.parametrize("structure", ["molecule", "crystal"])
+def test_skin_is_exact_along_a_trajectory(potential, structure, request):
+    """A reused list gives bitwise what a fresh one gives, and it is reused."""
+    atoms = request.getfixturevalue(structure)
+    skinned, fresh = (Calculator(potential, device="cpu", skin=skin) for skin in (0.6, 0.0))
+    rng = np.random.default_rng(0)
+    velocity = rng.normal(size=(len(atoms), 3))
+    for step in range(80):
+        velocity = 0.9 * velocity + rng.normal(size=velocity.shape)
+        atoms.positions += 0.01 * velocity
+        if step % 20 == 10:
+            atoms.wrap()
+        if step % 20 == 15 and atoms.pbc.any():
+            atoms.set_cell(atoms.cell * 1.001, scale_atoms=True)
+        for calculator in (skinned, fresh):
+            calculator.calculate(atoms)
+        for name, value in fresh.results.items():
+            assert np.array_equal(skinned.results[name], value), (step, name)
+    assert fresh.neighbors.rebuilds == 80
+    assert 3 < skinned.neighbors.rebuilds < 40
+
+
+def test_skin_sees_an_atom_coming_from_outside():
+    """A pair that comes within the cutoff is found without a new list while both atoms moved < skin/2."""
+    listed = VerletList(cutoff=3.0, skin=0.5)
+    cell, pbc = torch.zeros(1, 3, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.bool)
+    positions = torch.tensor([[0.0, 0, 0], [3.45, 0, 0]], dtype=torch.float64)
+    assert listed.edges(positions, cell, pbc)[0].shape == (0, 3)
+    positions[0, 0] += 0.24
+    positions[1, 0] -= 0.24
+    edge_vec, edge_index = listed.edges(positions, cell, pbc)
+    assert listed.rebuilds == 1
+    expected = neighbor_list(positions, cell, pbc, 3.0)
+    assert torch.equal(edge_index, expected.edge_index) and torch.equal(edge_vec, expected.edge_vec)
+    positions[1, 0] -= 0.02
+    listed.edges(positions, cell, pbc)
+    assert listed.rebuilds == 2
+
+
+def test_list_follows_cell_pbc_and_number_of_atoms(potential, crystal):
+    calculator = Calculator(potential, device="cpu", skin=1.0)
+    for change in range(4):
+        atoms = crystal.copy()
+        if change == 1:
+            atoms.pbc = [True, False, True]
+        if change == 2:
+            atoms.set_cell(atoms.cell * 1.01)
+        if change == 3:
+            del atoms[3]
+        calculator.calculate(atoms)
+        expected = Calculator(potential, device="cpu", skin=0)
+        expected.calculate(atoms)
+        assert np.array_equal(calculator.results["forces"], expected.results["forces"])
+    swapped = crystal.copy()
+    calculator.calculate(swapped)
+    swapped.numbers = swapped.numbers[::-1]
+    calculator.calculate(swapped)
+    expected.calculate(swapped)
+    assert np.array_equal(calculator.results["forces"], expected.results["forces"])
+
+
+def test_threshold_raises_with_atom_value_and_threshold(potential, crystal):
+    crystal.calc = Calculator(potential, device="cpu", nll_threshold=-1e9, on_exceeded="raise")
+    with pytest.raises(
+        UncertaintyExceeded, match=r"nll of atom \d+ \([HCO]\) is .*, above -1e\+09"
+    ) as caught:
+        crystal.get_forces()
+    nll = crystal.calc.results["nll"]
+    assert (caught.value.quantity, caught.value.atom) == ("nll", np.argmax(nll))
+    assert caught.value.value == nll.max() and caught.value.threshold == -1e9
+    assert caught.value.symbol == crystal.symbols[np.argmax(nll)]
+
+
+def test_threshold_warns(potential, crystal):
+    crystal.calc = Calculator(potential, device="cpu", forces_uncertainty_threshold=1e-9)
+    with pytest.warns(UncertaintyWarning, match="forces_uncertainty of atom"):
+        crystal.get_forces()
+    crystal.calc = Calculator(potential, device="cpu", forces_uncertainty_threshold=1e9, nll_threshold=1e9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crystal.get_forces()
+
+
+def test_named_thresholds_come_from_the_model(potential, make_potential):
+    assert Calculator(potential, device="cpu").thresholds == {}
+    assert Calculator(potential, device="cpu", nll_threshold="q0.99").thresholds == {"nll": 12.5}
+    assert Calculator(potential, device="cpu", nll_threshold="max").thresholds == {"nll": 20.0}
+    with pytest.raises(
+        ValueError, match=r"'q0\.5' on nll is not stored in the model \(it stores q0\.99, max\)"
+    ):
+        Calculator(potential, device="cpu", nll_threshold="q0.5")
+    with pytest.raises(ValueError, match=r"does not carry it.*`uqforce fit` adds nll"):
+        Calculator(make_potential(mixture=False), device="cpu", nll_threshold=1.0)
+    with pytest.raises(ValueError, match="on_exceeded must be 'warn' or 'raise', got 'stop'"):
+        Calculator(potential, device="cpu", on_exceeded="stop")
+
+
+def test_one_atom(calculator):
+    atoms = Atoms("O", calculator=calculator)
+    assert np.isfinite(energy(atoms))
+    assert np.array_equal(atoms.get_forces(), np.zeros((1, 3)))
+
+
+def test_empty_structure(calculator):
+    with pytest.raises(ValueError, match="no atoms"):
+        energy(Atoms(calculator=calculator))
+
+
+def test_unknown_element(calculator):
+    with pytest.raises(ValueError, match=r"does not know Si, Xe \(in .*\): it was made for H, C, O"):
+        energy(Atoms("HXeSi", positions=np.eye(3), calculator=calculator))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_positions_that_are_not_finite(calculator, molecule, value):
+    molecule.calc = calculator
+    energy(molecule)
+    molecule.positions[4, 1] = value
+    with pytest.raises(Exception, match=r"(?i)position.*4"):
+        energy(molecule)
+
+
+def test_cell_without_volume(calculator, crystal):
+    crystal.calc = calculator
+    crystal.cell[2] = crystal.cell[0] + crystal.cell[1]
+    with pytest.raises(Exception, match=r"(?i)volume"):
+        energy(crystal)
+
+
+def test_numbers_that_are_not_finite_do_not_pass(calculator, molecule, monkeypatch):
+    module = calculator.module
+
+    def broken(*arguments):
+        out = module(*arguments)
+        out["forces"][2, 0] = torch.nan
+        return out
+
+    monkeypatch.setattr(calculator, "module", broken)
+    molecule.calc = calculator
+    with pytest.raises(
+        FloatingPointError, match=r"not finite for C2H6O; its closest two atoms are 0\.9\d+ A apart"
+    ):
+        energy(molecule)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_cuda_is_not_replaced_by_the_cpu(potential):
+    with pytest.raises(ValueError, match=r"'cuda' was asked for, but torch .* sees no CUDA device"):
+        Calculator(potential, device="cuda")
+    with pytest.raises(ValueError, match="'auto', 'cpu' or 'cuda'"):
+        Calculator(potential, device="meta")
+    with pytest.raises(ValueError, match="skin must not be negative"):
+        Calculator(potential, device="cpu", skin=-0.1)

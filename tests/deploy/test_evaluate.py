@@ -1,0 +1,115 @@
+"""Errors and uncertainty quality against numbers computed by hand."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from uqforce.data import DataError
+from uqforce.deploy.calculator import Calculator
+from uqforce.deploy.evaluate import evaluate, table
+from uqforce.uncertainty import metrics
+
+
+@pytest.fixture(scope="module")
+def labelled(potential, tmp_path_factory):
+    """Files of crystals and molecules labelled by the model plus known noise, and the noise."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
+    calculator = Calculator(potential, device="cpu")
+    known = {}
+    for name, cell in (("crystal", 4.9), ("molecule", None)):
+        frames, noise = [], {"energy": [], "forces": [], "stress": [], "nll": [], "symbols": []}
+        for _ in range(12):
+            grid = 1.7 * np.stack(np.meshgrid(*[range(2)] * 3), -1).reshape(-1, 3)
+            atoms = ase.Atoms("H3C3O2", positions=grid + 0.4 * rng.random((8, 3)))
+            if cell:
+                atoms.set_cell([cell] * 3)
+                atoms.pbc = True
+            calculator.calculate(atoms)
+            results = {
+                key: calculator.results[key]
+                for key in ("energy", "forces", "stress")
+                if key in calculator.results
+            }
+            nll = calculator.results["nll"]
+            draws = {
+                "energy": 0.5 * rng.normal(),
+                "forces": 0.2 * rng.normal(size=(8, 3)) * (1 + (nll > np.median(nll)))[:, None],
+                "stress": 0.01 * rng.normal(size=6),
+            }
+            labels = {key: value + draws[key] for key, value in results.items()}
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+            frames.append(atoms)
+            for key in results:
+                noise[key].append(draws[key])
+            noise["nll"].append(nll)
+            noise["symbols"] += atoms.get_chemical_symbols()
+        ase.io.write(folder / f"{name}.extxyz", frames)
+        known[folder / f"{name}.extxyz"] = noise
+    return known
+
+
+def test_errors_and_ranking(potential, exported, labelled, tmp_path):
+    report = evaluate(exported, list(labelled), tmp_path, device="cpu")
+    for path, noise in labelled.items():
+        found = report["sets"][str(path)]
+        energy, forces = np.array(noise["energy"]) / 8, np.concatenate(noise["forces"])
+        assert found["structures"] == 12 and found["atoms"] == 96
+        assert found["errors"]["energy_per_atom"]["mae"] == pytest.approx(np.abs(energy).mean(), rel=1e-4)
+        assert found["errors"]["forces"]["rmse"] == pytest.approx(np.sqrt(np.mean(forces**2)), rel=1e-4)
+        carbon = forces[np.array(noise["symbols"]) == "C"]
+        assert found["errors"]["forces_per_type"]["C"]["mae"] == pytest.approx(
+            np.abs(carbon).mean(), rel=1e-4
+        )
+        if noise["stress"]:
+            full = np.array(noise["stress"])[:, [0, 1, 2, 3, 4, 5, 3, 4, 5]]
+            assert found["errors"]["stress"]["mae"] == pytest.approx(np.abs(full).mean(), rel=1e-3)
+        else:
+            assert "stress" not in found["errors"]
+        error, nll = np.sqrt(np.mean(forces**2, 1)), np.concatenate(noise["nll"])
+        quality = found["uncertainty"]["nll"]
+        assert quality["spearman"] == pytest.approx(metrics.spearman(nll, error), abs=1e-3)
+        at = quality["detection"]["0.2 eV/A"]
+        assert at["positives"] == np.count_nonzero(error > 0.2) and at["count"] == 96
+        assert at["auroc"] == pytest.approx(metrics.classification(nll, error, 0.2).auroc, abs=1e-3)
+        assert at["auroc"] > 0.6
+        assert quality["detection"]["top tenth"]["positives"] == 10
+        assert {"zms", "ence", "coverage_95"} < set(found["uncertainty"]["forces_uncertainty"]["calibration"])
+
+
+def test_files_and_table(potential, labelled, tmp_path):
+    report = evaluate(potential, list(labelled), tmp_path, device="cpu", bootstrap=20)
+    assert json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail) == report
+    for name in ("parity", "nll", "forces_uncertainty"):
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    text = table(report)
+    assert "crystal.extxyz" in text and "meV/atom" in text and "top tenth" in text
+    low, high = report["sets"][str(next(iter(labelled)))]["uncertainty"]["nll"]["detection"]["0.2 eV/A"][
+        "auroc_95"
+    ]
+    assert 0 < low < high <= 1
+
+
+def test_undefined_auroc_is_null(potential, molecule, tmp_path):
+    """A model judged on its own labels makes no error: no positives, no AUROC, and valid JSON."""
+    molecule.calc = Calculator(potential, device="cpu")
+    molecule.get_forces()
+    ase.io.write(tmp_path / "own.extxyz", molecule)
+    report = evaluate(potential, [tmp_path / "own.extxyz"], tmp_path, device="cpu")
+    at = report["sets"][str(tmp_path / "own.extxyz")]["uncertainty"]["nll"]["detection"]["0.1 eV/A"]
+    assert at["positives"] == 0 and at["auroc"] is None
+    json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert "0.1 eV/A: - (0/9)" in table(report)
+
+
+def test_bad_data(potential, molecule, tmp_path):
+    ase.io.write(tmp_path / "bare.extxyz", molecule)
+    with pytest.raises(DataError, match="neither energy nor forces"):
+        evaluate(potential, [tmp_path / "bare.extxyz"], tmp_path, device="cpu")
+    molecule.calc = SinglePointCalculator(molecule, energy=1.0)
+    molecule.symbols[0] = "Xe"
+    ase.io.write(tmp_path / "xenon.extxyz", molecule)
+    with pytest.raises(DataError, match="Xe, not in type_names"):
+        evaluate(potential, [tmp_path / "xenon.extxyz"], tmp_path, device="cpu")

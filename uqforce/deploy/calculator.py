@@ -1,0 +1,208 @@
+"""The potential as an ASE calculator: neighbour list reused between steps, uncertainty watched."""
+
+import os
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator, all_changes
+from torch import Tensor
+
+from uqforce.deploy.export import open_model
+from uqforce.deploy.info import choose_device
+from uqforce.model import Potential
+from uqforce.ops import edge_vectors, neighbor_list
+
+
+class UncertaintyWarning(UserWarning):
+    """An uncertainty is above its threshold."""
+
+
+class UncertaintyExceeded(RuntimeError):
+    """An uncertainty is above its threshold and the calculator was told to raise.
+
+    Attributes: `quantity` ("nll" or "forces_uncertainty"), `atom` (index), `symbol`, `value`, `threshold`.
+    """
+
+    def __init__(self, quantity: str, atom: int, symbol: str, value: float, threshold: float):
+        super().__init__(f"{quantity} of atom {atom} ({symbol}) is {value:.4g}, above {threshold:.4g}")
+        self.quantity, self.atom, self.symbol = quantity, atom, symbol
+        self.value, self.threshold = value, threshold
+
+
+def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) -> UncertaintyExceeded | None:
+    """The first quantity of `limits` that the worst atom exceeds, if any; NaN exceeds every limit."""
+    for quantity, limit in limits.items():
+        values = results[quantity]
+        atom = int(np.argmax(values))
+        if not values[atom] <= limit:
+            return UncertaintyExceeded(quantity, atom, atoms.symbols[atom], values[atom], limit)
+    return None
+
+
+class VerletList:
+    """The neighbour list of one structure, made at cutoff + skin and reused while it is provably complete.
+
+    A pair within the cutoff now was within cutoff + skin when the list was made if no atom has moved more
+    than skin/2 since; then dropping the edges beyond the cutoff gives exactly the list of a fresh search, in
+    its order (centre, neighbour, shift), so that results do not depend on when the list was made. A changed
+    cell, pbc or number of atoms makes a new list.
+    """
+
+    def __init__(self, cutoff: float, skin: float):
+        if not skin >= 0:
+            raise ValueError(f"skin must not be negative, got {skin} A")
+        self.cutoff, self.skin = cutoff, skin
+        self.rebuilds = 0
+        self._positions: Tensor | None = None
+
+    def edges(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [N,3], cell [1,3,3], pbc [1,3] -> edge_vec [E,3], edge_index [2,E] within the cutoff."""
+        if not self._is_complete(positions, cell, pbc):
+            neighbors = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
+            self._index, self._shift = neighbors.edge_index, neighbors.cell_shift
+            self._positions, self._cell, self._pbc = positions.clone(), cell.clone(), pbc.clone()
+            self.rebuilds += 1
+        edge_vec = edge_vectors(positions, cell, self._index, self._shift)
+        if self.skin == 0:
+            return edge_vec, self._index
+        within = (edge_vec * edge_vec).sum(1) < self.cutoff * self.cutoff
+        return edge_vec[within], self._index[:, within]
+
+    def _is_complete(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> bool:
+        if self._positions is None or self._positions.shape != positions.shape:
+            return False
+        if not (torch.equal(cell, self._cell) and torch.equal(pbc, self._pbc)):
+            return False
+        moved = (positions - self._positions).square().sum(1).max()
+        # Not-a-number compares false: the list is made anew and the op says what is wrong.
+        return bool(moved <= (0.5 * self.skin) ** 2)
+
+
+class Calculator(BaseCalculator):
+    """ASE calculator of a uqforce model.
+
+    Results: `energy`, `free_energy` (eV), `energies` [N], `forces` [N,3] (eV/A), `stress` [6] (eV/A^3, for
+    periodic structures), and where the model carries them `nll` [N], `energy_uncertainty` (eV),
+    `forces_uncertainty` [N] (eV/A).
+
+    Args:
+        model: an exported file (`*.pt`), a model (`*.uqf`) or a `Potential`.
+        device: "cpu", "cuda[:k]", or "auto": CUDA where this machine and this build have it.
+        skin: how much further than the cutoff the neighbour list reaches, A; 0 makes a new list each time.
+        nll_threshold: largest `nll` of an atom that is trusted: a number, or the name of a quantile of the
+            training atoms' scores that `uqforce fit` stored in the model, "q0.99", "q0.999" or "max".
+        forces_uncertainty_threshold: largest `forces_uncertainty` of an atom that is trusted, eV/A.
+        on_exceeded: "warn" (`UncertaintyWarning`) or "raise" (`UncertaintyExceeded`).
+
+    Raises on use:
+        ValueError: no atoms, an element the model does not know, positions or a cell that make no sense.
+        FloatingPointError: the model returned an energy or a force that is not finite.
+    """
+
+    name = "uqforce"
+
+    def __init__(
+        self,
+        model: str | os.PathLike | Potential,
+        device: str = "auto",
+        skin: float = 0.5,
+        nll_threshold: float | str | None = None,
+        forces_uncertainty_threshold: float | None = None,
+        on_exceeded: Literal["warn", "raise"] = "warn",
+    ):
+        super().__init__()
+        if on_exceeded not in ("warn", "raise"):
+            raise ValueError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
+        self.device = choose_device(device)
+        self.module, self.metadata = open_model(model, self.device)
+        self.on_exceeded = on_exceeded
+        outputs = self.metadata["outputs"]
+        self.uncertainties = [
+            key for key in ("nll", "forces_uncertainty", "energy_uncertainty") if key in outputs
+        ]
+        self.implemented_properties = [
+            "energy",
+            "free_energy",
+            "energies",
+            "forces",
+            "stress",
+            *self.uncertainties,
+        ]
+        limits = {"nll": nll_threshold, "forces_uncertainty": forces_uncertainty_threshold}
+        self.thresholds = {
+            key: self.threshold(key, limit) for key, limit in limits.items() if limit is not None
+        }
+        self.neighbors = VerletList(self.metadata["cutoff"], skin)
+        self._types = {symbol: index for index, symbol in enumerate(self.metadata["type_names"])}
+
+    def threshold(self, quantity: str, limit: float | str) -> float:
+        """`limit` itself, or the one stored in the model by that name (nll: "q0.99", ..., "max").
+
+        Raises:
+            ValueError: the model does not carry the quantity, or stores no such threshold.
+        """
+        if quantity not in self.uncertainties:
+            raise ValueError(
+                f"a threshold on {quantity} was given, but the model does not carry it (it carries "
+                f"{', '.join(self.uncertainties) or 'no uncertainty'}); `uqforce fit` adds nll to a model"
+            )
+        if not isinstance(limit, str):
+            return float(limit)
+        stored = self.metadata["thresholds"].get(quantity, {})
+        if limit.removeprefix("q") not in stored:
+            names = ", ".join(name if name == "max" else f"q{name}" for name in stored) or "none"
+            raise ValueError(
+                f"threshold {limit!r} on {quantity} is not stored in the model (it stores {names})"
+            )
+        return float(stored[limit.removeprefix("q")])
+
+    def atom_types(self, atoms: Atoms) -> Tensor:
+        """Types [N] of the atoms.
+
+        Raises:
+            ValueError: an element that the model was not trained on.
+        """
+        symbols = atoms.get_chemical_symbols()
+        unknown = sorted(set(symbols) - set(self._types))
+        if unknown:
+            raise ValueError(
+                f"the model does not know {', '.join(unknown)} (in {atoms.get_chemical_formula()}): "
+                f"it was made for {', '.join(self._types)}"
+            )
+        return torch.tensor([self._types[symbol] for symbol in symbols], device=self.device)
+
+    def calculate(self, atoms: Atoms, properties=None, system_changes=all_changes) -> None:
+        if len(atoms) == 0:
+            raise ValueError("the structure has no atoms")
+        types = self.atom_types(atoms)
+        positions = torch.tensor(atoms.positions, device=self.device)
+        cell = torch.tensor(atoms.cell.array, device=self.device).unsqueeze(0)
+        pbc = torch.tensor(atoms.pbc, device=self.device).unsqueeze(0)
+        edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
+        out = self.module(edge_vec, edge_index, types, torch.zeros_like(types), 1)
+
+        if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
+            closest = edge_vec.norm(dim=1).min().item() if len(edge_vec) else float("inf")
+            raise FloatingPointError(
+                "the model returned an energy or forces that are not finite for "
+                f"{atoms.get_chemical_formula()}; its closest two atoms are {closest:.3f} A apart"
+            )
+        energy = out["energy"].item()
+        results = {"energy": energy, "free_energy": energy}
+        for key in ("energies", "forces"):
+            results[key] = out[key].detach().cpu().numpy().astype(np.float64)
+        if atoms.cell.rank == 3 and atoms.pbc.any():
+            stress = -out["virial"][0].detach().cpu().numpy().astype(np.float64) / atoms.get_volume()
+            results["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
+        for key in self.uncertainties:
+            value = out[key].detach().cpu().numpy().astype(np.float64)
+            results[key] = float(value[0]) if key == "energy_uncertainty" else value
+        self.results = results
+        found = exceeded(atoms, results, self.thresholds)
+        if found and self.on_exceeded == "raise":
+            raise found
+        if found:
+            warnings.warn(str(found), UncertaintyWarning, stacklevel=2)

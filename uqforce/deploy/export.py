@@ -1,0 +1,298 @@
+"""One TorchScript file that runs with torch and `libuqforce.so` alone: written, checked, read back."""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any, Dict, Final  # noqa: UP035  (TorchScript reads Dict)
+
+import torch
+from torch import Tensor
+
+from uqforce._library import LIBRARY_PATH
+from uqforce._version import __version__
+from uqforce.model import Potential, load_model
+from uqforce.ops import neighbor_list
+
+FORMAT_VERSION = 1
+# Relative to the largest value where that exceeds 1. TorchScript's optimised code has its own derivative
+# formulas: its float32 gradients differ from eager ones by rounding, as either differs from float64.
+TOLERANCE = 1e-6
+TOLERANCE_OPTIMISED = {"float64": 1e-6, "float32": 1e-5}
+UNITS = {
+    "energies": "eV",
+    "energy": "eV",
+    "forces": "eV/A",
+    "edge_gradient": "eV/A",
+    "virial": "eV",
+    "features": "1",
+    "nll": "nat",
+    "energy_uncertainty": "eV",
+    "energies_variance": "eV^2",
+    "forces_uncertainty": "eV/A",
+    "forces_covariance": "eV^2/A^2",
+}
+
+
+class ExportError(RuntimeError):
+    """The file could not be written, or did not give what the model gives."""
+
+
+class ExportedPotential(torch.nn.Module):
+    """A potential whose prediction is a dictionary of exactly what the model carries.
+
+    `forward(edge_vec [E,3] A, edge_index [2,E], atom_types [N], batch [N], num_structures)` returns
+    `energies` [N] eV, `energy` [B] eV, `forces` [N,3] eV/A, `virial` [B,3,3] eV, `edge_gradient` [E,3] eV/A
+    (of the energy with respect to `edge_vec`: a parallel engine scatters it itself), and
+    `features`, `nll`, `*_uncertainty`, ... where the model has them. This is the whole contract of an
+    exported file, in Python, in C++ and inside LAMMPS. The potential is copied.
+    """
+
+    has_mixture: Final[bool]
+    has_variance: Final[bool]
+
+    def __init__(self, potential: Potential):
+        super().__init__()
+        self.potential = copy.deepcopy(potential)
+        self.has_mixture = potential.mixture.means.shape[0] > 0
+        self.has_variance = potential.variance_head is not None
+        self.eval()
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> Dict[str, Tensor]:  # noqa: UP006
+        # `.data`, not `.detach()`: freezing removes detach, and then the caller's tensor would be made to
+        # require a gradient and every output would hold on to the graph.
+        prediction = self.potential(edge_vec.data, edge_index, atom_types, batch, num_structures)
+        out = {
+            "energies": prediction.energies,
+            "energy": prediction.energy,
+            "forces": prediction.forces,
+            "virial": prediction.virial,
+            "edge_gradient": prediction.edge_gradient,
+            "features": prediction.features,
+        }
+        if self.has_mixture:
+            out["nll"] = prediction.nll
+        if self.has_variance:
+            out["energies_variance"] = prediction.energies_variance
+            out["energy_uncertainty"] = prediction.energy_uncertainty
+            out["forces_uncertainty"] = prediction.forces_uncertainty
+            out["forces_covariance"] = prediction.forces_covariance
+        for name in out.keys():  # noqa: SIM118  (TorchScript)
+            out[name] = out[name].data
+        return out
+
+
+def sample_structure(potential: Potential, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Arguments of a model: two structures of 27 jittered atoms of all types, one periodic, one not."""
+    device = next(potential.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    cutoff = potential.config.r_max
+    spacing = 0.55 * cutoff
+    grid = torch.cartesian_prod(*[torch.arange(3, dtype=torch.float64)] * 3).repeat(2, 1)
+    positions = spacing * (grid + 0.2 * torch.rand(54, 3, dtype=torch.float64, generator=generator))
+    cell = 3 * spacing * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    pbc = torch.tensor([[True] * 3, [False] * 3])
+    batch = torch.arange(2).repeat_interleave(27)
+    neighbors = neighbor_list(positions, cell, pbc, cutoff, batch)
+    atom_types = torch.arange(54) % len(potential.config.type_names)
+    edges = (neighbors.edge_vec.to(device), neighbors.edge_index.to(device))
+    return *edges, atom_types.to(device), batch.to(device), 2
+
+
+def metadata(module: ExportedPotential) -> dict[str, Any]:
+    """What an exported file says about itself (JSON)."""
+    potential = module.potential
+    digest = hashlib.sha256()
+    for name, tensor in sorted(potential.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    config = potential.config
+    outputs = module(*sample_structure(potential))
+    return {
+        "format_version": FORMAT_VERSION,
+        "uqforce_version": __version__,
+        "torch_version": torch.__version__,
+        "type_names": list(config.type_names),
+        "cutoff": config.r_max,
+        "edge_type_cutoffs": config.cutoff_table(),
+        "num_layers": config.num_layers,
+        "dtype": config.dtype,
+        "length_unit": "A",
+        "outputs": {name: UNITS[name] for name in outputs},
+        "thresholds": potential.card.get("thresholds", {}),
+        "card": potential.card,
+        "weights_sha256": digest.hexdigest(),
+    }
+
+
+def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        # optimize_numerics would rewrite arithmetic; the file must compute what the Python model computes.
+        return torch.jit.freeze(torch.jit.script(module), optimize_numerics=False)
+
+
+def export(potential: Potential, path: str | os.PathLike) -> dict[str, Any]:
+    """Write `potential` to `path` as TorchScript with `metadata.json` inside; returns the metadata.
+
+    The file is first written beside `path`, run in a fresh process that imports torch alone, compared with
+    the Python model (to `TOLERANCE`), and only then moved there.
+
+    Raises:
+        ExportError: the fresh process failed or gave other numbers; nothing is left behind.
+    """
+    path = Path(path)
+    module = ExportedPotential(potential).cpu()
+    zeros = torch.zeros(1, dtype=torch.int64)
+    lone_atom = (
+        torch.zeros(0, 3, dtype=torch.float64),
+        torch.zeros(2, 0, dtype=torch.int64),
+        zeros,
+        zeros,
+        1,
+    )
+    cases = [
+        sample_structure(module.potential, seed=1),
+        lone_atom,
+        sample_structure(module.potential, seed=2),
+    ]
+    expected = [module(*case) for case in cases]
+    description = metadata(module)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
+        written = Path(folder) / path.name
+        extra = {"metadata.json": json.dumps(description, indent=1)}
+        torch.jit.save(scripted(module), str(written), _extra_files=extra)
+        names = ("two structures", "one atom", "two other structures")
+        for case, got, want in zip(names, run_in_fresh_process(written, cases, Path(folder)), expected):
+            for key, value in want.items():
+                compare(f"{key} of {case}", got[0][key], value, TOLERANCE)
+                compare(f"{key} of {case}", got[-1][key], value, TOLERANCE_OPTIMISED[description["dtype"]])
+        os.replace(written, path)
+    return description
+
+
+def run_in_fresh_process(model: Path, cases: list[tuple], folder: Path) -> list[list[dict[str, Tensor]]]:
+    """Outputs of three calls for each tuple of arguments, from a process that imports torch alone."""
+    inputs, outputs = folder / "inputs", folder / "outputs"
+    torch.save(cases, inputs)
+    program = resources.files("uqforce.deploy").joinpath("fresh.py").read_text()
+    arguments = [str(path.absolute()) for path in (model, LIBRARY_PATH, inputs, outputs)]
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, *arguments], cwd=folder,
+                         capture_output=True, text=True)  # fmt: skip
+    if run.returncode != 0:
+        raise ExportError(f"the exported model does not run in a fresh process:\n{run.stderr.strip()}")
+    return torch.load(outputs, weights_only=True)
+
+
+def compare(what: str, got: Tensor, want: Tensor, tolerance: float) -> None:
+    scale = max(1.0, want.abs().max().item()) if want.numel() else 1.0
+    error = (got - want).abs().max().item() / scale if want.numel() else 0.0
+    if got.shape != want.shape or not error <= tolerance:
+        raise ExportError(
+            f"the exported model gives another {what}: shape {list(got.shape)} for {list(want.shape)}, "
+            f"relative difference {error:.1e} (at most {tolerance:.0e} is accepted); no file was written"
+        )
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """`metadata.json` of an exported model, read without running anything in the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, of another kind, or of a newer format; the message says which.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("extra/metadata.json")]
+            text = archive.read(names[0]) if names else None
+            is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        hint = (
+            "truncated or damaged: export it again" if is_zip else "not an exported model (`uqforce export`)"
+        )
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is {hint}") from None
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged ({damaged} fails its checksum): export it again")
+    if text is None:
+        kind = (
+            "a TorchScript file without uqforce's metadata" if is_script else "a torch file, not TorchScript"
+        )
+        raise ValueError(f"{path} is {kind}: write it with `uqforce export model.uqf -o model.pt`")
+    description = json.loads(text)
+    version = description.get("format_version")
+    if version is None or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} is an exported model of format {version}, this uqforce ({__version__}) reads up to "
+            f"{FORMAT_VERSION}: upgrade uqforce"
+        )
+    return description
+
+
+def load_exported(
+    path: str | os.PathLike, device: str | torch.device = "cpu"
+) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
+    """The module and the metadata of an exported model.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_metadata`.
+    """
+    description = read_metadata(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+            module = torch.jit.load(str(path), map_location=device)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is truncated or damaged ({reason}): export it again") from error
+    return module, description
+
+
+def open_model(
+    model: str | os.PathLike | Potential, device: str | torch.device = "cpu"
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The evaluating module and the metadata of an exported `.pt`, a `.uqf` model or a `Potential`.
+
+    Raises:
+        FileNotFoundError, ValueError: from `load_exported` or `load_model`.
+    """
+    if not isinstance(model, Potential):
+        path = Path(model)
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        if is_zip or path.suffix == ".pt":
+            return load_exported(path, device)
+        model = load_model(path)
+    module = ExportedPotential(model).to(device)
+    return module, metadata(module)
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("export", help="write a model as one TorchScript file")
+    parser.add_argument("model", help="model (*.uqf)")
+    parser.add_argument("-o", "--output", required=True, help="file to write (*.pt)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    description = export(load_model(args.model), args.output)
+    size, types = Path(args.output).stat().st_size / 1e6, ", ".join(description["type_names"])
+    print(f"{args.output}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
+    print(f"carries {', '.join(description['outputs'])}")
+    print("checked in a fresh process against the Python model: equal to 1e-6")
+    return 0

@@ -1,0 +1,112 @@
+"""What this build can do, on which device it runs, and what a model says about itself."""
+
+import argparse
+import functools
+import platform
+import sys
+import warnings
+from typing import Any
+
+import torch
+
+from uqforce._library import LIBRARY_PATH, build_info
+from uqforce._version import __version__
+
+
+def choose_device(device: str) -> torch.device:
+    """The device to run on; "auto" is CUDA where this machine and this build have it, else the CPU.
+
+    Says on stderr, once per device, which kernels will run.
+
+    Raises:
+        ValueError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
+    """
+    available, built = torch.cuda.is_available(), build_info()["cuda_archs"] is not None
+    if device == "auto":
+        if available and not built:
+            warnings.warn(
+                "this machine has a CUDA device but uqforce was built without CUDA kernels: running on the "
+                "CPU (install uqforce where nvcc is found, or say device='cpu')",
+                stacklevel=3,
+            )
+        device = "cuda" if available and built else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not available:
+        raise ValueError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device"
+        )
+    if chosen.type == "cuda" and not built:
+        raise ValueError(
+            f"device {device!r} was asked for, but uqforce was built without CUDA kernels: use 'cpu'"
+        )
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    _announce(chosen)
+    return chosen
+
+
+@functools.cache
+def _announce(device: torch.device) -> None:
+    print(f"uqforce: {describe_device(device)}", file=sys.stderr)
+
+
+def describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"CUDA kernels on {torch.cuda.get_device_name(device)}"
+    return f"CPU kernels ({build_info()['instruction_set']}), {torch.get_num_threads()} threads"
+
+
+def kernels() -> dict[str, list[str]]:
+    """Devices for which each op of the library has a kernel."""
+    names = sorted(n for n in torch._C._dispatch_get_all_op_names() if n.startswith("uqforce::"))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {
+        name.removeprefix("uqforce::"): [key for key in ("CPU", "CUDA") if has_kernel(name, key)]
+        for name in names
+    }
+
+
+def describe_build() -> list[str]:
+    build = build_info()
+    archs = build["cuda_archs"]
+    cuda = f"built for sm_{archs}" if archs else "not built (nvcc was not found or UQFORCE_CUDA=0)"
+    devices = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return [
+        f"uqforce           {__version__}",
+        f"torch             {torch.__version__} (library built against {build['torch']})",
+        f"Python            {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"library           {LIBRARY_PATH}",
+        f"compiler          {build['compiler']}",
+        f"instruction set   {build['instruction_set']} (compiled: {', '.join(build['instruction_sets'])})",
+        f"threads           {torch.get_num_threads()}",
+        f"CUDA kernels      {cuda}",
+        f"CUDA devices      {', '.join(devices) or 'none'}",
+        *(f"op                {name}: {', '.join(keys) or 'composite'}" for name, keys in kernels().items()),
+    ]
+
+
+def describe_model(metadata: dict[str, Any]) -> list[str]:
+    """The metadata of a model as lines of text, one per entry; nested entries as `outer.inner`."""
+    lines = []
+    for key, value in metadata.items():
+        if isinstance(value, dict):
+            lines += [f"{key}.{line}" for line in describe_model(value)]
+        else:
+            lines.append(f"{key:<17} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    return lines
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("info", help="build, kernels in use, and a model's card")
+    parser.add_argument("model", nargs="?", help="model (*.uqf) or exported model (*.pt)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from uqforce.deploy.export import open_model
+
+    print("\n".join(describe_build()))
+    if args.model:
+        _, metadata = open_model(args.model)
+        print("\n" + "\n".join(describe_model(metadata)))
+    return 0
