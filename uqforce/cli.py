@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
+
+from uqforce.deploy import arguments
 
 
 class Verb(NamedTuple):
@@ -59,12 +62,20 @@ def _fit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _deploy(module: str) -> Callable[[argparse.Namespace], int]:
+    return lambda args: importlib.import_module(f"uqforce.deploy.{module}").run(args)
+
+
 VERBS: dict[str, Verb] = {
     "template": Verb(_template, lambda parser: None, "print a commented configuration for `uqforce train`"),
     "train": Verb(_train, _train_arguments, "train a potential, or resume its training"),
     "fit": Verb(
         _fit, _fit_arguments, "fit the mixture behind `nll` to the training set and store it in the model"
     ),
+    "export": Verb(_deploy("export"), arguments.export_arguments, "write a model as one TorchScript file"),
+    "eval": Verb(_deploy("evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"),
+    "md": Verb(_deploy("md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
+    "info": Verb(_deploy("info"), arguments.info_arguments, "build, kernels in use, a model's card"),
 }
 
 

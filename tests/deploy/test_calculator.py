@@ -8,7 +8,8 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
-from uqforce.deploy.calculator import Calculator, UncertaintyExceeded, UncertaintyWarning, VerletList
+from uqforce.deploy.calculator import Calculator, VerletList
+from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.model import save_model
 from uqforce.ops import neighbor_list
 
@@ -207,14 +208,14 @@ def test_positions_that_are_not_finite(calculator, molecule, value):
     molecule.calc = calculator
     energy(molecule)
     molecule.positions[4, 1] = value
-    with pytest.raises(Exception, match=r"(?i)position.*4"):
+    with pytest.raises(DeployError, match=r"(?i)position.*4"):
         energy(molecule)
 
 
 def test_cell_without_volume(calculator, crystal):
     crystal.calc = calculator
     crystal.cell[2] = crystal.cell[0] + crystal.cell[1]
-    with pytest.raises(Exception, match=r"(?i)volume"):
+    with pytest.raises(DeployError, match=r"(?i)volume"):
         energy(crystal)
 
 
@@ -229,7 +230,7 @@ def test_numbers_that_are_not_finite_do_not_pass(calculator, molecule, monkeypat
     monkeypatch.setattr(calculator, "module", broken)
     molecule.calc = calculator
     with pytest.raises(
-        FloatingPointError, match=r"not finite for C2H6O; its closest two atoms are 0\.9\d+ A apart"
+        NotFiniteError, match=r"not finite for C2H6O; its closest two atoms are 0\.9\d+ A apart"
     ):
         energy(molecule)
 

@@ -9,8 +9,8 @@ import torch
 
 from uqforce import __version__
 from uqforce.deploy import export as module
+from uqforce.deploy.errors import ExportError
 from uqforce.deploy.export import (
-    ExportError,
     export,
     load_exported,
     open_model,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from ase.calculators.emt import EMT
 
+from uqforce.deploy.arguments import EXIT_HALTED, EXIT_NOT_FINITE
 from uqforce.deploy.calculator import Calculator
-from uqforce.deploy.md import EXIT_HALTED, EXIT_NOT_FINITE, Settings, draw_velocities, make_dynamics, run_md
+from uqforce.deploy.md import Settings, draw_velocities, make_dynamics, run_md
 
 COLD = {"temperature": 30.0, "timestep": 0.2}  # a random model has no chemistry: keep it slow
 
@@ -103,7 +104,7 @@ def test_restart_refuses_another_run(calculator, make_potential, molecule, tmp_p
     with pytest.raises(ValueError, match="no structure to start from"):
         run_md(calculator, tmp_path / "run")
     run_md(calculator, tmp_path / "run", molecule, steps=2, **COLD)
-    with pytest.raises(ValueError, match="holds a run: continue it with --restart"):
+    with pytest.raises(ValueError, match="holds a run: continue it"):
         run_md(calculator, tmp_path / "run", molecule, steps=2)
     with pytest.raises(ValueError, match="is langevin: start a new one"):
         run_md(calculator, tmp_path / "run", restart=True, ensemble="nve")
@@ -160,7 +161,7 @@ def test_stops_when_forces_are_not_finite(calculator, molecule, tmp_path, monkey
     def breaks(*arguments):
         out = module(*arguments)
         calls.append(0)
-        if len(calls) == 8:
+        if len(calls) == 8:  # of step 7: one call before
             out["energy"][0] = torch.nan
         return out
 
@@ -180,6 +181,9 @@ def test_velocities(molecule, crystal):
         draw_velocities(atoms, Settings(temperature=500.0))
         assert np.abs(atoms.get_momenta().sum(0)).max() < 1e-10
     assert np.abs(molecule.get_angular_momentum()).max() < 1e-10
+    lone = ase.Atoms("Ar")
+    draw_velocities(lone, Settings(temperature=500.0))
+    assert lone.get_temperature() > 0
     again = molecule.copy()
     draw_velocities(again, Settings(temperature=500.0))
     assert np.array_equal(again.get_momenta(), molecule.get_momenta())

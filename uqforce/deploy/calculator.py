@@ -10,26 +10,11 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, all_changes
 from torch import Tensor
 
+from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.deploy.export import open_model
 from uqforce.deploy.info import choose_device
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors, neighbor_list
-
-
-class UncertaintyWarning(UserWarning):
-    """An uncertainty is above its threshold."""
-
-
-class UncertaintyExceeded(RuntimeError):
-    """An uncertainty is above its threshold and the calculator was told to raise.
-
-    Attributes: `quantity` ("nll" or "forces_uncertainty"), `atom` (index), `symbol`, `value`, `threshold`.
-    """
-
-    def __init__(self, quantity: str, atom: int, symbol: str, value: float, threshold: float):
-        super().__init__(f"{quantity} of atom {atom} ({symbol}) is {value:.4g}, above {threshold:.4g}")
-        self.quantity, self.atom, self.symbol = quantity, atom, symbol
-        self.value, self.threshold = value, threshold
 
 
 def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) -> UncertaintyExceeded | None:
@@ -53,7 +38,7 @@ class VerletList:
 
     def __init__(self, cutoff: float, skin: float):
         if not skin >= 0:
-            raise ValueError(f"skin must not be negative, got {skin} A")
+            raise DeployError(f"skin must not be negative, got {skin} A")
         self.cutoff, self.skin = cutoff, skin
         self.rebuilds = 0
         self._positions: Tensor | None = None
@@ -98,8 +83,8 @@ class Calculator(BaseCalculator):
         on_exceeded: "warn" (`UncertaintyWarning`) or "raise" (`UncertaintyExceeded`).
 
     Raises on use:
-        ValueError: no atoms, an element the model does not know, positions or a cell that make no sense.
-        FloatingPointError: the model returned an energy or a force that is not finite.
+        DeployError: no atoms, an element the model does not know, positions or a cell that make no sense.
+        NotFiniteError: the model returned an energy or a force that is not finite.
     """
 
     name = "uqforce"
@@ -115,7 +100,7 @@ class Calculator(BaseCalculator):
     ):
         super().__init__()
         if on_exceeded not in ("warn", "raise"):
-            raise ValueError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
+            raise DeployError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
         self.device = choose_device(device)
         self.module, self.metadata = open_model(model, self.device)
         self.on_exceeded = on_exceeded
@@ -142,10 +127,10 @@ class Calculator(BaseCalculator):
         """`limit` itself, or the one stored in the model by that name (nll: "q0.99", ..., "max").
 
         Raises:
-            ValueError: the model does not carry the quantity, or stores no such threshold.
+            DeployError: the model does not carry the quantity, or stores no such threshold.
         """
         if quantity not in self.uncertainties:
-            raise ValueError(
+            raise DeployError(
                 f"a threshold on {quantity} was given, but the model does not carry it (it carries "
                 f"{', '.join(self.uncertainties) or 'no uncertainty'}); `uqforce fit` adds nll to a model"
             )
@@ -154,7 +139,7 @@ class Calculator(BaseCalculator):
         stored = self.metadata["thresholds"].get(quantity, {})
         if limit.removeprefix("q") not in stored:
             names = ", ".join(name if name == "max" else f"q{name}" for name in stored) or "none"
-            raise ValueError(
+            raise DeployError(
                 f"threshold {limit!r} on {quantity} is not stored in the model (it stores {names})"
             )
         return float(stored[limit.removeprefix("q")])
@@ -163,12 +148,12 @@ class Calculator(BaseCalculator):
         """Types [N] of the atoms.
 
         Raises:
-            ValueError: an element that the model was not trained on.
+            DeployError: an element that the model was not trained on.
         """
         symbols = atoms.get_chemical_symbols()
         unknown = sorted(set(symbols) - set(self._types))
         if unknown:
-            raise ValueError(
+            raise DeployError(
                 f"the model does not know {', '.join(unknown)} (in {atoms.get_chemical_formula()}): "
                 f"it was made for {', '.join(self._types)}"
             )
@@ -176,17 +161,20 @@ class Calculator(BaseCalculator):
 
     def calculate(self, atoms: Atoms, properties=None, system_changes=all_changes) -> None:
         if len(atoms) == 0:
-            raise ValueError("the structure has no atoms")
+            raise DeployError("the structure has no atoms")
         types = self.atom_types(atoms)
         positions = torch.tensor(atoms.positions, device=self.device)
         cell = torch.tensor(atoms.cell.array, device=self.device).unsqueeze(0)
         pbc = torch.tensor(atoms.pbc, device=self.device).unsqueeze(0)
-        edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
+        try:
+            edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
+        except ValueError as error:
+            raise DeployError(f"{atoms.get_chemical_formula()}: {error}") from error
         out = self.module(edge_vec, edge_index, types, torch.zeros_like(types), 1)
 
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
             closest = edge_vec.norm(dim=1).min().item() if len(edge_vec) else float("inf")
-            raise FloatingPointError(
+            raise NotFiniteError(
                 "the model returned an energy or forces that are not finite for "
                 f"{atoms.get_chemical_formula()}; its closest two atoms are {closest:.3f} A apart"
             )

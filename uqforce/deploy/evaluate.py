@@ -254,29 +254,6 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("eval", help="errors and uncertainty quality on labelled data, with plots")
-    parser.add_argument("model", help="model (*.uqf) or exported model (*.pt)")
-    parser.add_argument("data", nargs="+", help="labelled structures, one set per file")
-    parser.add_argument("-o", "--output", required=True, help="folder for evaluation.json and plots")
-    parser.add_argument(
-        "--bootstrap", type=int, default=0, help="resamples for intervals of the AUROC (0: none)"
-    )
-    pairs = {"nargs": "+", "default": [], "type": pair, "metavar": "LABEL=NAME"}
-    parser.add_argument("--keys", help="names of labels in the files, as energy=REF_energy", **pairs)
-    parser.add_argument("--units", help="units in the files, as energy=kcal/mol (default eV, A)", **pairs)
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.set_defaults(run=run)
-
-
-def pair(text: str) -> tuple[str, str]:
-    """LABEL=NAME."""
-    label, equals, name = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LABEL=NAME")
-    return label, name
-
-
 def run(args: argparse.Namespace) -> int:
     keys, units = Keys(**dict(args.keys)), Units(**dict(args.units))
     report = evaluate(args.model, args.data, args.output, args.device, args.bootstrap, keys, units)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
-from uqforce.model import Potential, load_model
+from uqforce.deploy.errors import ExportError
+from uqforce.model import ModelFileError, Potential, load_model
 from uqforce.ops import neighbor_list
 
 FORMAT_VERSION = 1
@@ -40,10 +41,6 @@ UNITS = {
     "forces_uncertainty": "eV/A",
     "forces_covariance": "eV^2/A^2",
 }
-
-
-class ExportError(RuntimeError):
-    """The file could not be written, or did not give what the model gives."""
 
 
 class ExportedPotential(torch.nn.Module):
@@ -211,7 +208,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, of another kind, or of a newer format; the message says which.
+        ModelFileError: the file is truncated, of another kind, or of a newer format; the message says which.
     """
     path = Path(path)
     try:
@@ -226,18 +223,18 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         hint = (
             "truncated or damaged: export it again" if is_zip else "not an exported model (`uqforce export`)"
         )
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is {hint}") from None
+        raise ModelFileError(f"{path} ({path.stat().st_size} bytes) is {hint}") from None
     if damaged is not None:
-        raise ValueError(f"{path} is damaged ({damaged} fails its checksum): export it again")
+        raise ModelFileError(f"{path} is damaged ({damaged} fails its checksum): export it again")
     if text is None:
         kind = (
             "a TorchScript file without uqforce's metadata" if is_script else "a torch file, not TorchScript"
         )
-        raise ValueError(f"{path} is {kind}: write it with `uqforce export model.uqf -o model.pt`")
+        raise ModelFileError(f"{path} is {kind}: write it with `uqforce export model.uqf -o model.pt`")
     description = json.loads(text)
     version = description.get("format_version")
     if version is None or version > FORMAT_VERSION:
-        raise ValueError(
+        raise ModelFileError(
             f"{path} is an exported model of format {version}, this uqforce ({__version__}) reads up to "
             f"{FORMAT_VERSION}: upgrade uqforce"
         )
@@ -250,7 +247,7 @@ def load_exported(
     """The module and the metadata of an exported model.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_metadata`.
+        FileNotFoundError, ModelFileError: see `read_metadata`.
     """
     description = read_metadata(path)
     try:
@@ -259,7 +256,7 @@ def load_exported(
             module = torch.jit.load(str(path), map_location=device)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is truncated or damaged ({reason}): export it again") from error
+        raise ModelFileError(f"{path} is truncated or damaged ({reason}): export it again") from error
     return module, description
 
 
@@ -269,7 +266,7 @@ def open_model(
     """The evaluating module and the metadata of an exported `.pt`, a `.uqf` model or a `Potential`.
 
     Raises:
-        FileNotFoundError, ValueError: from `load_exported` or `load_model`.
+        FileNotFoundError, ModelFileError: from `load_exported` or `load_model`.
     """
     if not isinstance(model, Potential):
         path = Path(model)
@@ -282,17 +279,10 @@ def open_model(
     return module, metadata(module)
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("export", help="write a model as one TorchScript file")
-    parser.add_argument("model", help="model (*.uqf)")
-    parser.add_argument("-o", "--output", required=True, help="file to write (*.pt)")
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> int:
     description = export(load_model(args.model), args.output)
     size, types = Path(args.output).stat().st_size / 1e6, ", ".join(description["type_names"])
     print(f"{args.output}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
     print(f"carries {', '.join(description['outputs'])}")
-    print("checked in a fresh process against the Python model: equal to 1e-6")
+    print(f"checked in a fresh process against the Python model: equal to {TOLERANCE}")
     return 0

@@ -11,6 +11,7 @@ import torch
 
 from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
+from uqforce.deploy.errors import DeployError
 
 
 def choose_device(device: str) -> torch.device:
@@ -19,7 +20,7 @@ def choose_device(device: str) -> torch.device:
     Says on stderr, once per device, which kernels will run.
 
     Raises:
-        ValueError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
+        DeployError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
     """
     available, built = torch.cuda.is_available(), build_info()["cuda_archs"] is not None
     if device == "auto":
@@ -32,15 +33,15 @@ def choose_device(device: str) -> torch.device:
         device = "cuda" if available and built else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and not available:
-        raise ValueError(
+        raise DeployError(
             f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device"
         )
     if chosen.type == "cuda" and not built:
-        raise ValueError(
+        raise DeployError(
             f"device {device!r} was asked for, but uqforce was built without CUDA kernels: use 'cpu'"
         )
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+        raise DeployError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
     _announce(chosen)
     return chosen
 
@@ -94,12 +95,6 @@ def describe_model(metadata: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{key:<17} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     return lines
-
-
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("info", help="build, kernels in use, and a model's card")
-    parser.add_argument("model", nargs="?", help="model (*.uqf) or exported model (*.pt)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,12 +17,12 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from tqdm import tqdm
 
+from uqforce.deploy.arguments import EXIT_HALTED, EXIT_NOT_FINITE, WATCHED
 from uqforce.deploy.calculator import Calculator, exceeded
+from uqforce.deploy.errors import DeployError, NotFiniteError
 from uqforce.deploy.records import Records, frame_with_results, read_restart
 
 PS = 1000 * units.fs
-EXIT_HALTED, EXIT_NOT_FINITE = 3, 4
-WATCHED = ("nll", "forces_uncertainty")
 
 
 @dataclass
@@ -45,15 +45,15 @@ class Settings:
 
     def __post_init__(self):
         if self.ensemble not in ("nve", "langevin", "npt"):
-            raise ValueError(f"ensemble must be nve, langevin or npt, got {self.ensemble!r}")
+            raise DeployError(f"ensemble must be nve, langevin or npt, got {self.ensemble!r}")
         if self.temperature_end is not None and self.ensemble == "nve":
-            raise ValueError("a temperature ramp needs a thermostat: choose langevin or npt, not nve")
+            raise DeployError("a temperature ramp needs a thermostat: choose langevin or npt, not nve")
         for name in ("temperature", "temperature_end"):
             if not (getattr(self, name) or 0) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)} K")
+                raise DeployError(f"{name} must not be negative, got {getattr(self, name)} K")
         for name in ("timestep", "friction", "barostat_time", "every"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise DeployError(f"{name} must be positive, got {getattr(self, name)}")
         if self.ramp_steps is None:
             self.ramp_steps = self.steps
 
@@ -74,7 +74,7 @@ def make_dynamics(atoms: Atoms, settings: Settings) -> MolecularDynamics:
     """The integrator of `settings.ensemble`, from ASE.
 
     Raises:
-        ValueError: npt for a structure that is not periodic in three directions.
+        DeployError: npt for a structure that is not periodic in three directions.
     """
     timestep = settings.timestep * units.fs
     if settings.ensemble == "nve":
@@ -82,7 +82,7 @@ def make_dynamics(atoms: Atoms, settings: Settings) -> MolecularDynamics:
     barostat: dict[str, Any] = {}
     if settings.ensemble == "npt":
         if not atoms.pbc.all():
-            raise ValueError(
+            raise DeployError(
                 f"npt needs a structure periodic in three directions, got pbc {atoms.pbc.tolist()}"
             )
         barostat = {
@@ -107,9 +107,10 @@ def draw_velocities(atoms: Atoms, settings: Settings) -> None:
     rng = np.random.default_rng([settings.seed, 1])  # not the thermostat's numbers
     width = np.sqrt(atoms.get_masses() * units.kB * settings.temperature)
     atoms.set_momenta(width[:, None] * rng.normal(size=(len(atoms), 3)))
-    Stationary(atoms)
-    if not atoms.pbc.any():
-        ZeroRotation(atoms)
+    if len(atoms) > 1:
+        Stationary(atoms)
+        if not atoms.pbc.any():
+            ZeroRotation(atoms)
 
 
 def run_md(
@@ -127,7 +128,7 @@ def run_md(
     quantity in `collect` is above its limit are also written to collected.extxyz, for labelling.
 
     Raises:
-        ValueError: options that make no sense, a folder in use, a restart with another model or ensemble.
+        DeployError: options that make no sense, a folder in use, a restart with another model or ensemble.
         FileNotFoundError: a restart without a run to continue.
     """
     folder, model = Path(folder), calculator.metadata["weights_sha256"]
@@ -135,21 +136,24 @@ def run_md(
     if restart:
         atoms, state, barostat = read_restart(folder / "restart.npz")
         if state["model"] != model:
-            raise ValueError(
+            raise DeployError(
                 f"the run in {folder} was made with another model: {state['model'][:12]}, not {model[:12]}"
             )
         ensemble = state["settings"]["ensemble"]
         if options.get("ensemble", ensemble) != ensemble:
-            raise ValueError(f"the run in {folder} is {ensemble}: start a new one to change that")
+            raise DeployError(f"the run in {folder} is {ensemble}: start a new one to change that")
         options = state["settings"] | options
     elif (folder / "restart.npz").exists():
-        raise ValueError(f"{folder} holds a run: continue it with --restart, or choose another folder")
+        raise DeployError(
+            f"{folder} holds a run: continue it (`uqforce md MODEL {folder}`) or choose another folder"
+        )
     settings = Settings(**options)
     for quantity in settings.halt | settings.collect:
         calculator.threshold(quantity, 0.0)  # refuses what the model does not carry
     if atoms is None:
-        raise ValueError("there is no structure to start from: name one, or continue a run with --restart")
+        raise DeployError("there is no structure to start from")
     atoms.calc = calculator
+    atoms.get_potential_energy()  # what is wrong with the structure shows here
     if not restart and not atoms.get_momenta().any():
         draw_velocities(atoms, settings)
 
@@ -162,6 +166,8 @@ def run_md(
             setattr(dynamics, name, value)
     sizes = state.get("sizes")
     records = Records(folder, asdict(settings), settings.timestep, settings.collect, model, sizes)
+    if restart:
+        records.save_restart(atoms, dynamics.nsteps, dynamics)  # with the settings as changed
     try:
         return integrate(atoms, dynamics, settings, records)
     finally:
@@ -190,12 +196,12 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
                 return Outcome(
                     step,
                     EXIT_HALTED,
-                    f"halted at {when()}: {found}. The frame is in {halted}; continue with --restart and a "
-                    "higher limit, or label the frame and train on it",
+                    f"halted at {when()}: {found}. The frame is in {halted}: label it and train on it, or "
+                    f"continue with a higher limit (`uqforce md MODEL {records.folder} ...`)",
                 )
             if settings.temperature_end is not None:
                 dynamics.set_temperature(temperature_K=settings.temperature_at(step + 1))
-    except FloatingPointError as error:
+    except NotFiniteError as error:
         ase.io.write(halted, atoms, write_results=False)
         return Outcome(
             step,
@@ -221,48 +227,6 @@ def drift(rows: list[dict[str, float]], num_atoms: int) -> str:
     return f"; the total energy drifts by {slope:.3g} meV/atom/ps and fluctuates by {rest:.2g} meV/atom"
 
 
-def limit(text: str) -> float | str:
-    """A number, or the name of a threshold that the model stores."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "md",
-        help="molecular dynamics that watches the uncertainty",
-        argument_default=argparse.SUPPRESS,
-        epilog="LIMIT is a number or a quantile of the training set's scores: q0.99, q0.999, max. Exit "
-        f"status: 0 finished, {EXIT_HALTED} halted by a limit, {EXIT_NOT_FINITE} not finite.",
-    )
-    add = parser.add_argument
-    add("model", help="exported model (*.pt) or model (*.uqf)")
-    add("structure", nargs="?", help="file that ASE reads; FILE@3 is its frame 3 (default: the last)")
-    add("-o", "--output", required=True, help="folder of the run")
-    add("--restart", action="store_true", help="continue the run in the folder")
-    add("--steps", type=int, help="steps in all (1000)")
-    add("--ensemble", choices=("nve", "langevin", "npt"), help="default langevin; npt is isotropic")
-    add("--temperature", type=float, help="K (300)")
-    add("--temperature-end", type=float, help="K; heats or cools linearly from --temperature")
-    add("--ramp-steps", type=int, help="steps of the ramp (--steps)")
-    add("--timestep", type=float, help="fs (0.5)")
-    add("--friction", type=float, help="of langevin and npt, 1/ps (10)")
-    add("--pressure", type=float, help="of npt, GPa (0)")
-    add("--barostat-time", type=float, help="of npt: period of the cell, ps (1)")
-    add("--seed", type=int, help="of velocities and thermostat (0)")
-    add("--every", type=int, help="steps between records (10)")
-    unit = {"nll": "", "forces_uncertainty": ", eV/A"}
-    for quantity in WATCHED:
-        name = quantity.replace("_", "-")
-        add(f"--halt-{name}", type=limit, metavar="LIMIT", help=f"stop when an atom is above{unit[quantity]}")
-        add(f"--collect-{name}", type=limit, metavar="LIMIT", help="keep records above, for labelling")
-    add("--device", default="auto", help="auto (default), cpu or cuda")
-    add("--skin", type=float, default=0.5, help="of the neighbour list, A (0.5)")
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> int:
     given = vars(args)
     calculator = Calculator(args.model, device=args.device, skin=args.skin)
@@ -273,7 +237,13 @@ def run(args: argparse.Namespace) -> int:
         }
         if limits:
             options[action] = {key: calculator.threshold(key, value) for key, value in limits.items()}
-    atoms = ase.io.read(args.structure) if "structure" in given else None
-    outcome = run_md(calculator, args.output, atoms, given.get("restart", False), **options)
+    if Path(args.start).is_dir():
+        if given.get("output", args.start) != args.start:
+            raise DeployError(f"the run in {args.start} is continued there: leave out -o {args.output}")
+        outcome = run_md(calculator, args.start, restart=True, **options)
+    elif "output" in given:
+        outcome = run_md(calculator, args.output, ase.io.read(args.start), **options)
+    else:
+        raise DeployError("a new run needs a folder: give -o FOLDER")
     print(outcome.sentence)
     return outcome.exit_code

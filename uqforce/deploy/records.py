@@ -14,6 +14,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
 from tqdm import tqdm
 
+from uqforce.deploy.errors import DeployError
+
 APPENDED = ("trajectory.extxyz", "log.csv", "collected.extxyz")
 STRUCTURE_KEYS = ("numbers", "positions", "momenta", "masses", "cell", "pbc")
 BAROSTAT_KEYS = ("p_eps", "force_eps")
@@ -133,7 +135,7 @@ def read_restart(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarra
 
     Raises:
         FileNotFoundError: there is no restart file.
-        ValueError: it is damaged.
+        DeployError: it is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: there is no run to continue")
@@ -143,5 +145,7 @@ def read_restart(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarra
         state = json.loads(str(arrays.pop("state")))
         atoms = Atoms(**{key: arrays.pop(key) for key in STRUCTURE_KEYS})
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({error}): start anew from a frame of the trajectory") from error
+        raise DeployError(
+            f"{path} is damaged ({error}): start anew from a frame of the trajectory"
+        ) from error
     return atoms, state, arrays
