@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,23 @@ def test_import_under_another_torch(tmp_path):
         f"uqforce was built for torch {other} but torch {TORCH} is running: run `make build`" in done.stderr
     )
     assert "undefined symbol" not in done.stderr
+
+
+@pytest.mark.slow
+def test_wheel(tmp_path):
+    """`pip wheel` holds the library, the bindings of this Python and the command."""
+    command = ["-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    (path,) = tmp_path.glob("uqforce-*.whl")
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert path.name.startswith(f"uqforce-{uqforce.__version__}-{python}-{python}-")
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+        (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "uqforce = uqforce.cli:main" in wheel.read(entry_points).decode()
+    libraries = [name for name in names if name.endswith(".so")]
+    assert "uqforce/libuqforce.so" in libraries and len(libraries) == 2
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"uqforce"}
 
 
 def test_fresh_process_sees_only_torch_and_the_library(fresh_process):
