@@ -1,0 +1,67 @@
+#include "tensor_product_conv/cpu_plan.h"
+
+#include <ATen/ops/argsort.h>
+
+#include <algorithm>
+
+namespace uqforce::conv {
+
+EdgesByCentre::EdgesByCentre(const at::Tensor& edge_index, int64_t nodes)
+    : index(edge_index.contiguous()), begin(nodes + 1), nodes(nodes), order(nullptr) {
+  const int64_t edges = index.size(1);
+  const int64_t* centre = index.const_data_ptr<int64_t>();
+  neighbour = centre + edges;
+  for (int64_t k = 0; k < 2 * edges; ++k) {
+    TORCH_CHECK_INDEX(centre[k] >= 0 && centre[k] < nodes, "edge_index has ", centre[k], " but x has ", nodes,
+                      " nodes: indices must be in 0..", nodes - 1);
+  }
+  bool sorted = true;
+  for (int64_t e = 0; e < edges; ++e) {
+    ++begin[centre[e] + 1];
+    sorted &= e == 0 || centre[e - 1] <= centre[e];
+  }
+  for (int64_t i = 0; i < nodes; ++i) begin[i + 1] += begin[i];
+  if (!sorted) {
+    sorted_order = at::argsort(index[0], /*stable=*/true, 0);
+    order = sorted_order.const_data_ptr<int64_t>();
+  }
+}
+
+std::vector<int64_t> EdgesByCentre::cuts(int64_t size) const {
+  std::vector<int64_t> cuts{0};
+  while (cuts.back() < nodes) {
+    const auto next = begin.begin() + cuts.back() + 1;
+    const auto cut = std::upper_bound(next, begin.end(), begin[cuts.back()] + size) - begin.begin() - 1;
+    cuts.push_back(std::max(cut, cuts.back() + 1));
+  }
+  return cuts;
+}
+
+template <typename T>
+Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op) {
+  for (const ConvPath& path : spec.paths) {
+    const CouplingKernels<T>& of_path = kernels.coupling[path.l1][path.l2][path.l3];
+    auto coupling =
+        std::find_if(couplings.begin(), couplings.end(), [&](auto& c) { return c.kernels == &of_path; });
+    if (coupling == couplings.end()) {
+      coupling = couplings.insert(couplings.end(), {&of_path, path.l2 * path.l2, matrix_size});
+      matrix_size += of_path.pairs * kChunk;
+    }
+    const Op& kernel = of_path.*op;
+    for (int64_t u = 0; u < path.mul;) {
+      const bool whole = u + kernel.block <= path.mul;
+      const int64_t channels = whole ? kernel.block : std::min(kernels.lanes, path.mul - u);
+      steps.push_back({whole ? kernel.whole : kernel.part,
+                       {path.in_offset + u, path.in_stride, path.out_offset + u, path.out_stride,
+                        path.weight_offset + u, channels, coupling->matrix, coupling->sh_offset}});
+      u += channels;
+    }
+  }
+  std::stable_sort(steps.begin(), steps.end(),
+                   [](const Step& a, const Step& b) { return a.unit.in_offset < b.unit.in_offset; });
+}
+
+template struct Plan<float>;
+template struct Plan<double>;
+
+}  // namespace uqforce::conv

@@ -1,0 +1,167 @@
+// The walk over edges: centre by centre, a chunk of edges at a time.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "tensor_product_conv/cpu_plan.h"
+
+namespace uqforce::conv {
+namespace {
+
+// Zeroed, aligned to cache lines.
+template <typename T>
+class Workspace {
+ public:
+  explicit Workspace(int64_t size)
+      : bytes_(std::max<int64_t>(size, 1) * sizeof(T)),
+        data_(static_cast<T*>(::operator new (bytes_, std::align_val_t{64}))) {
+    std::memset(data_, 0, bytes_);
+  }
+  ~Workspace() { ::operator delete (data_, std::align_val_t{64}); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  T* data() { return data_; }
+
+ private:
+  size_t bytes_;
+  T* data_;
+};
+
+// One thread's walk. Rows that are absent or not wanted are replaced by one row of zeros or of scratch.
+template <typename T>
+class Walker {
+ public:
+  Walker(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, const EdgesByCentre& edges,
+         const Arrays<T>& arrays)
+      : spec_(spec),
+        kernels_(kernels),
+        plan_(plan),
+        edges_(edges),
+        arrays_(arrays),
+        sh_(spec.sh_dim * kChunk),
+        matrix_(plan.matrix_size),
+        ddmatrix_(plan.matrix_size),
+        dsh_(kChunk * spec.sh_dim * kernels.lanes),
+        zeros_(std::max(spec.dim_in, spec.weight_numel)),
+        scratch_(std::max({spec.dim_in, spec.weight_numel, spec.dim_out})) {
+    chunk_.matrix = matrix_.data();
+    chunk_.ddmatrix = ddmatrix_.data();
+    chunk_.dsh = dsh_.data();
+    chunk_.sh_dim = spec.sh_dim;
+  }
+
+  // Centres [begin, end). dx_rows: rows for the gradients of x of their edges, in the order of the walk, or
+  // null.
+  void centres(int64_t begin, int64_t end, T* dx_rows) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = edges_.begin[i], last = edges_.begin[i + 1];
+      chunk_.grad = arrays_.grad + (arrays_.grad ? i * spec_.dim_out : 0);
+      chunk_.out = arrays_.out ? arrays_.out + i * spec_.dim_out : scratch_.data();
+      if (first == last && arrays_.out) std::fill_n(chunk_.out, spec_.dim_out, T(0));
+      for (int64_t k = first; k < last; k += kChunk) {
+        chunk_.first = k == first;
+        chunk_.edges = std::min<int64_t>(kChunk, last - k);
+        chunk(k, dx_rows == nullptr ? nullptr : dx_rows + (k - edges_.begin[begin]) * spec_.dim_in);
+      }
+    }
+  }
+
+ private:
+  void chunk(int64_t position, T* dx_rows) {
+    const int64_t in = spec_.dim_in, weights = spec_.weight_numel;
+    if (dx_rows) std::memset(dx_rows, 0, chunk_.edges * in * sizeof(T));
+    for (int64_t k = 0; k < chunk_.edges; ++k) {
+      const int64_t e = edges_.edge(position + k), j = edges_.neighbour[e];
+      chunk_.x[k] = arrays_.x + j * in;
+      chunk_.weight[k] = arrays_.weight + e * weights;
+      chunk_.ddx[k] = arrays_.ddx ? arrays_.ddx + j * in : zeros_.data();
+      chunk_.ddw[k] = arrays_.ddw ? arrays_.ddw + e * weights : zeros_.data();
+      chunk_.dx[k] = dx_rows ? dx_rows + k * in : scratch_.data();
+      chunk_.dw[k] = arrays_.dw ? arrays_.dw + e * weights : scratch_.data();
+    }
+    matrices(arrays_.sh, position, matrix_.data());
+    if (arrays_.ddsh) matrices(arrays_.ddsh, position, ddmatrix_.data());
+    if (arrays_.dsh) std::memset(dsh_.data(), 0, chunk_.edges * spec_.sh_dim * kernels_.lanes * sizeof(T));
+    for (const auto& [kernel, unit] : plan_.steps) kernel(unit, chunk_);
+    if (!arrays_.dsh) return;
+    for (int64_t k = 0; k < chunk_.edges; ++k) {
+      kernels_.sum_lanes(dsh_.data() + k * spec_.sh_dim * kernels_.lanes, spec_.sh_dim,
+                         arrays_.dsh + edges_.edge(position + k) * spec_.sh_dim);
+    }
+  }
+
+  void matrices(const T* rows, int64_t position, T* matrix) {
+    for (int64_t k = 0; k < chunk_.edges; ++k) {
+      const T* row = rows + edges_.edge(position + k) * spec_.sh_dim;
+      for (int64_t c = 0; c < spec_.sh_dim; ++c) sh_.data()[c * kChunk + k] = row[c];
+    }
+    for (const auto& coupling : plan_.couplings) {
+      coupling.kernels->matrix(sh_.data() + coupling.sh_offset * kChunk, matrix + coupling.matrix);
+    }
+  }
+
+  const ConvSpec& spec_;
+  const Kernels<T>& kernels_;
+  const Plan<T>& plan_;
+  const EdgesByCentre& edges_;
+  const Arrays<T>& arrays_;
+  Workspace<T> sh_, matrix_, ddmatrix_, dsh_, zeros_, scratch_;
+  Chunk<T> chunk_{};
+};
+
+}  // namespace
+
+template <typename T>
+void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, const EdgesByCentre& edges,
+          const Arrays<T>& arrays) {
+  constexpr int64_t kSliceEdges = 256, kCacheBytes = 1 << 18;
+  const int64_t threads = at::get_num_threads();
+  if (!arrays.dx) {
+    const auto cuts = edges.cuts(kSliceEdges);
+    at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+      Walker<T>(spec, kernels, plan, edges, arrays).centres(cuts[begin], cuts[end], nullptr);
+    });
+    return;
+  }
+  // Edges of different centres add to the same row of dx. A slice of edges per thread is walked into a
+  // buffer; then each thread adds the rows that belong to its own neighbours. A row of dx is thus summed in
+  // the order of the edges, whatever the slices are.
+  const int64_t row_bytes = std::max<int64_t>(spec.dim_in, 1) * sizeof(T);
+  const auto cuts = edges.cuts(threads > 1 ? kSliceEdges : std::min(kSliceEdges, kCacheBytes / row_bytes));
+  const int64_t slices = static_cast<int64_t>(cuts.size()) - 1;
+  const auto first_edge = [&](int64_t slice) { return edges.begin[cuts[std::min(slice, slices)]]; };
+  int64_t most_edges = 0;
+  for (int64_t k = 0; k < slices; k += threads) {
+    most_edges = std::max(most_edges, first_edge(k + threads) - first_edge(k));
+  }
+  Workspace<T> buffer(most_edges * spec.dim_in);
+  std::vector<std::unique_ptr<Walker<T>>> walkers(threads);
+  for (int64_t k = 0; k < slices; k += threads) {
+    const int64_t begin = first_edge(k), end = first_edge(k + threads);
+    at::parallel_for(0, std::min(threads, slices - k), 1, [&](int64_t from, int64_t to) {
+      for (int64_t t = from; t < to; ++t) {
+        if (!walkers[t]) walkers[t] = std::make_unique<Walker<T>>(spec, kernels, plan, edges, arrays);
+        T* rows = buffer.data() + (first_edge(k + t) - begin) * spec.dim_in;
+        walkers[t]->centres(cuts[k + t], cuts[k + t + 1], rows);
+      }
+    });
+    at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
+      for (int64_t position = begin; position < end; ++position) {
+        const int64_t j = edges.neighbour[edges.edge(position)], owner = threads > 1 ? j % threads : 0;
+        if (owner < from || owner >= to) continue;
+        kernels.add_row(buffer.data() + (position - begin) * spec.dim_in, spec.dim_in,
+                        arrays.dx + j * spec.dim_in);
+      }
+    });
+  }
+}
+
+template void walk(const ConvSpec&, const Kernels<float>&, const Plan<float>&, const EdgesByCentre&,
+                   const Arrays<float>&);
+template void walk(const ConvSpec&, const Kernels<double>&, const Plan<double>&, const EdgesByCentre&,
+                   const Arrays<double>&);
+
+}  // namespace uqforce::conv
