@@ -32,7 +32,7 @@ def build(dtype: str = "float64", mixture: bool = True, variance_head: bool = Tr
             torch.diag(1 / spread).repeat(2, 1, 1),
             torch.tensor([0.3, 0.7], dtype=torch.float64).log(),
         )
-        potential.card["thresholds"] = {"nll": {"0.99": 12.5, "max": 20.0}}
+        potential.card["thresholds"] = {"nll": {"q0.99": 12.5, "max": 20.0}}
     return potential
 
 

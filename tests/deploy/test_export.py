@@ -83,7 +83,7 @@ def test_metadata(exported, make_potential):
     assert description["dtype"] == "float64"
     assert description["outputs"]["forces"] == "eV/A"
     assert description["outputs"]["forces_uncertainty"] == "eV/A"
-    assert description["thresholds"] == {"nll": {"0.99": 12.5, "max": 20.0}}
+    assert description["thresholds"] == {"nll": {"q0.99": 12.5, "max": 20.0}}
     assert len(description["weights_sha256"]) == 64
     other = make_potential()
     with torch.no_grad():

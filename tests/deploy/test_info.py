@@ -10,18 +10,18 @@ from uqforce.deploy import info
 
 
 def test_build():
-    text = "\n".join(info.describe_build())
+    text = "\n".join(info.describe_build()) + "\n"
     assert __version__ in text and torch.__version__ in text
     assert build_info()["instruction_set"] in text
-    for op in ("neighbor_list", "tensor_product_conv", "gmm_nll"):
-        assert "CPU" in info.kernels()[op]
-        assert f"{op}: CPU" in text
+    devices = "CPU" if build_info()["cuda_archs"] is None else "CPU, CUDA"
+    for op in ("neighbor_list", "tensor_product_conv", "gmm_nll", "force_variance"):
+        assert f"op                {op}: {devices}\n" in text
 
 
 def test_model(exported, capsys):
     assert info.run(argparse.Namespace(model=str(exported))) == 0
     text = capsys.readouterr().out
-    for part in ("H C O", "cutoff", "3.5", "thresholds.nll.0.99", "12.5", "outputs.forces", "eV/A"):
+    for part in ("H C O", "cutoff", "3.5", "thresholds.nll.q0.99", "12.5", "outputs.forces", "eV/A"):
         assert part in text
 
 

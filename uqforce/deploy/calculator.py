@@ -137,12 +137,12 @@ class Calculator(BaseCalculator):
         if not isinstance(limit, str):
             return float(limit)
         stored = self.metadata["thresholds"].get(quantity, {})
-        if limit.removeprefix("q") not in stored:
-            names = ", ".join(name if name == "max" else f"q{name}" for name in stored) or "none"
+        if limit not in stored:
+            names = ", ".join(stored) or "none"
             raise DeployError(
                 f"threshold {limit!r} on {quantity} is not stored in the model (it stores {names})"
             )
-        return float(stored[limit.removeprefix("q")])
+        return float(stored[limit])
 
     def atom_types(self, atoms: Atoms) -> Tensor:
         """Types [N] of the atoms.

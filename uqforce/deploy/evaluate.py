@@ -13,6 +13,7 @@ import torch
 from uqforce.data import DataError, Frame, Keys, Units, check_types, read_frames
 from uqforce.deploy.export import open_model
 from uqforce.deploy.info import choose_device
+from uqforce.deploy.tables import table
 from uqforce.model import Potential
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty import metrics
@@ -120,7 +121,7 @@ class Comparison:
     def ranking(self, score: np.ndarray, bootstrap: int) -> dict[str, Any]:
         """Spearman's correlation with the per-atom error, and detection of the largest errors."""
         error, structure = self.atom_error, self.structure[self.has_forces]
-        cutoffs = {f"{cutoff:g} eV/A": cutoff for cutoff in metrics.ATOM_ERROR_CUTOFFS}
+        cutoffs = {f"> {cutoff:g} eV/A": cutoff for cutoff in metrics.ATOM_ERROR_CUTOFFS}
         cutoffs["top tenth"] = float(np.quantile(error, 0.9))
         found: dict[str, Any] = {"spearman": metrics.spearman(score, error), "detection": {}}
         for label, cutoff in cutoffs.items():
@@ -210,48 +211,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as text: one line of errors per set, one line per uncertainty and set."""
-    lines = [f"{'set':<40} {'E MAE':>8} {'E RMSE':>8} {'F MAE':>8} {'F RMSE':>8} {'S MAE':>8} {'S RMSE':>8}",
-             f"{'':<40} {'meV/atom':>17} {'meV/A':>17} {'meV/A^3':>17}"]  # fmt: skip
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    def milli(entry: dict[str, float] | None) -> str:
-        return f"{1000 * entry['mae']:8.2f} {1000 * entry['rmse']:8.2f}" if entry else f"{'-':>8} {'-':>8}"
-
-    for name, found in report["sets"].items():
-        errors = found["errors"]
-        lines.append(
-            " ".join(
-                [
-                    f"{name[-40:]:<40}",
-                    *(milli(errors.get(k)) for k in ("energy_per_atom", "forces", "stress")),
-                ]
-            )
-        )
-        for symbol, entry in errors.get("forces_per_type", {}).items():
-            lines.append(f"  {symbol:<38} {'':>17} {milli(entry)}")
-    lines += [
-        "",
-        f"{'uncertainty':<18} {'set':<40} {'Spearman':>8}  AUROC for atom errors above (positives/atoms)",
-    ]
-    for name, found in report["sets"].items():
-        for quantity, quality in found["uncertainty"].items():
-            if "detection" in quality:
-                detection = "  ".join(
-                    f"{label}: {number(entry['auroc'])} ({entry['positives']}/{entry['count']})"
-                    for label, entry in quality["detection"].items()
-                )
-                lines.append(f"{quantity:<18} {name[-40:]:<40} {number(quality['spearman']):>8}  {detection}")
-            if "calibration" in quality:
-                shown = ("zms", "ence", "miscalibration_area", "coverage_68", "coverage_95", "crps")
-                values = "  ".join(f"{key} {number(quality['calibration'][key])}" for key in shown)
-                lines.append(f"{quantity:<18} {name[-40:]:<40} {values}")
-    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> int:

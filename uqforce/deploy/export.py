@@ -127,7 +127,7 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "length_unit": "A",
         "outputs": {name: UNITS[name] for name in outputs},
         "thresholds": potential.card.get("thresholds", {}),
-        "card": potential.card,
+        "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
         "weights_sha256": digest.hexdigest(),
     }
 

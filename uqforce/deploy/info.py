@@ -58,13 +58,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def kernels() -> dict[str, list[str]]:
-    """Devices for which each op of the library has a kernel."""
+    """Devices for which each op of the library has a kernel; none for an op made of others."""
     names = sorted(n for n in torch._C._dispatch_get_all_op_names() if n.startswith("uqforce::"))
+    # A build without CUDA registers CUDA stubs, which only say so.
+    keys = ["CPU"] if build_info()["cuda_archs"] is None else ["CPU", "CUDA"]
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {
-        name.removeprefix("uqforce::"): [key for key in ("CPU", "CUDA") if has_kernel(name, key)]
-        for name in names
-    }
+    return {name.removeprefix("uqforce::"): [key for key in keys if has_kernel(name, key)] for name in names}
 
 
 def describe_build() -> list[str]:
@@ -88,13 +87,23 @@ def describe_build() -> list[str]:
 
 def describe_model(metadata: dict[str, Any]) -> list[str]:
     """The metadata of a model as lines of text, one per entry; nested entries as `outer.inner`."""
-    lines = []
-    for key, value in metadata.items():
+    entries = flatten(metadata)
+    width = max(map(len, entries))
+    return [f"{name:<{width}}  {value}" for name, value in entries.items()]
+
+
+def flatten(entry: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in entry.items():
         if isinstance(value, dict):
-            lines += [f"{key}.{line}" for line in describe_model(value)]
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            flat[prefix + key] = f"{len(value)} entries"
+        elif isinstance(value, list):
+            flat[prefix + key] = " ".join(map(str, value))
         else:
-            lines.append(f"{key:<17} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    return lines
+            flat[prefix + key] = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return flat
 
 
 def run(args: argparse.Namespace) -> int:
