@@ -95,6 +95,20 @@ def test_library_has_no_python_symbol():
     assert [name for name in names if name.startswith(("Py", "_Py"))] == []
 
 
+def test_portable():
+    """Code for AVX2 and AVX-512 stays in its files: nothing there can become the copy that others call."""
+    objects = list(ROOT.glob(f"build/temp.*-{sys.implementation.cache_tag}/csrc/**/*.o"))
+    if not objects:
+        pytest.skip("no object files: build with `make build` or `python setup.py build_ext --inplace`")
+    for path in objects:
+        if path.stem.startswith("cpu_avx"):
+            symbols = subprocess.check_output(["nm", "--defined-only", path], text=True).splitlines()
+            assert {line.split()[1] for line in symbols} <= set("Dbdrt"), path
+        else:
+            code = subprocess.check_output(["objdump", "-d", "--no-show-raw-insn", path], text=True)
+            assert "%ymm" not in code and "%zmm" not in code, path
+
+
 def test_import_starts_no_process():
     """Nothing compiles at import: no process is started and torch's extension builder is not imported."""
     code = """
