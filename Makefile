@@ -3,6 +3,7 @@
 #   make demo        the main job on real input, from data to halted dynamics (10 minutes on 2 cores)
 #   make test        the tests, C++ driver included (20 minutes on 2 cores at most)
 #   make test-slow   the tests marked slow
+#   make test-cpp    of the tests, only the CMake build with its C++ driver
 #   make bench       kernels against their rivals
 #   make lint        ruff and clang-format, on all files
 #   make build       the environment in .venv and the extension, no more
@@ -20,7 +21,7 @@ SOURCES := $(shell find csrc -type f) setup.py uqforce/_version.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow bench lint build clean distclean
+.PHONY: demo test test-slow test-cpp bench lint build clean distclean
 
 demo: build
 	$(BIN)/python examples/demo/run.py
@@ -30,6 +31,9 @@ test: build
 
 test-slow: build
 	$(PYTEST) -m slow
+
+test-cpp: build
+	$(BIN)/python -m pytest tests/test_cmake.py
 
 bench: build
 	$(BIN)/python bench/run.py
@@ -43,6 +47,8 @@ build: $(VENV)/.built $(VENV)/.installed
 # bound to the one it is built against (hence --no-build-isolation).
 $(VENV)/.torch:
 	@command -v c++ >/dev/null || { echo "uqforce needs a C++20 compiler: install g++ 12 or newer" >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" || \
+	  { echo "uqforce needs Python 3.10 to 3.13: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" ninja numpy
 	touch $@

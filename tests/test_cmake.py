@@ -1,0 +1,80 @@
+"""The CMake build: an exported model in a C++ host, and the installed package in another project."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import uqforce
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "cmake"  # kept: the second run compiles only what changed
+
+
+def run(*command: str | Path) -> str:
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def configure(source: Path, build: Path, *prefixes: Path | str) -> None:
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    paths = ";".join(map(str, [*prefixes, torch.utils.cmake_prefix_path]))
+    options = [
+        f"-DCMAKE_PREFIX_PATH={paths}",
+        f"-DPython3_EXECUTABLE={sys.executable}",
+        "-DUQFORCE_CUDA=OFF",
+        "-DCMAKE_BUILD_TYPE=Release",
+    ]
+    run("cmake", "-S", source, "-B", build, *options, *launcher)
+
+
+def build_and_test(build: Path) -> None:
+    run("cmake", "--build", build, "--parallel", "2")
+    out = run("ctest", "--test-dir", build, "--output-on-failure")
+    assert re.search(r"100% tests passed, 0 tests failed out of 2", out), out
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """`libuqforce.so` built by CMake; building it also runs the driver of `tests/cpp`."""
+    configure(ROOT, BUILD)
+    build_and_test(BUILD)
+    return BUILD / "libuqforce.so"
+
+
+def test_driver_finds_energy_and_forces(library):
+    """The fixture ran ctest; the driver is no accident: other forces in its file make it fail."""
+    folder = BUILD / "tests" / "cpp"
+    command = [folder / "driver", library, folder / "model.pt"]
+    assert subprocess.run([*command, folder / "structure.txt"], capture_output=True).returncode == 0
+    *lines, last = (folder / "structure.txt").read_text().splitlines()
+    numbers = last.split()
+    numbers[-1] = str(float(numbers[-1]) + 1e-3)
+    (folder / "wrong.txt").write_text("\n".join([*lines, " ".join(numbers)]) + "\n")
+    assert subprocess.run([*command, folder / "wrong.txt"], capture_output=True).returncode == 1
+
+
+def test_library_says_the_same_as_ours(library):
+    code = f"import torch; torch.ops.load_library({str(library)!r}); print(torch.ops.uqforce.build_info())"
+    info = json.loads(run(sys.executable, "-c", code))
+    assert info.pop("cuda_archs") is None
+    assert info == {key: value for key, value in uqforce.build_info().items() if key != "cuda_archs"}
+
+
+def test_installed_package_is_found(library, tmp_path):
+    """A project of its own: find_package(uqforce), the driver linked with uqforce::uqforce."""
+    prefix, build = tmp_path / "prefix", tmp_path / "host"
+    run("cmake", "--install", BUILD, "--prefix", prefix)
+    configure(ROOT / "tests" / "cpp", build, prefix)
+    build_and_test(build)
