@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default all: {', '.join(names)}")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch and the kernels (default 1)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time given to each rival of a case")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
     args = parser.parse_args()
@@ -55,6 +56,8 @@ def main() -> None:
     for name in args.names or names:
         result = {"name": name, "machine": machine_facts(), "cases": []}
         for case in importlib.import_module(name).cases():
+            if args.only not in case.name:
+                continue
             rows = run_case(case, args.seconds)
             result["cases"].append({"case": case.name, "rows": rows})
             if not args.json:

@@ -51,13 +51,15 @@ def test_a_rival_with_another_result_is_refused(timing):
 
 
 def test_run_writes_results_with_machine_facts(tmp_path):
-    command = [sys.executable, BENCH / "run.py", "--json", "--seconds", "0", "--output", tmp_path, "gmm_nll"]
+    options = ["--json", "--seconds", "0", "--output", tmp_path, "--only", "float64"]
+    command = [sys.executable, BENCH / "run.py", *options, "gmm_nll"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (path,) = tmp_path.glob("*/gmm_nll.json")
     result = json.loads(path.read_text())
     assert json.loads(done.stdout) == result
     assert result["machine"]["threads"] == 1 and result["machine"]["cpu"]
-    assert [row["rival"] for row in result["cases"][0]["rows"]] == ["uqforce", "scikit-learn"]
+    (case,) = result["cases"]
+    assert [row["rival"] for row in case["rows"]][:2] == ["uqforce", "scikit-learn"]
 
 
 def test_unknown_name():

@@ -129,33 +129,37 @@ class Pass {
   // virial[k]
   // += -r x g. sigma[k]: the same sum of grad_sigma; `local`: over the edges of centre i to other atoms.
   void sum_edges(int64_t i, S* force, S* sigma, Matrix* virial) const {
-    std::fill_n(force, 3 * members, S(0));
-    std::fill_n(sigma, 3 * sigma_members, S(0));
     for (const auto k : c10::irange(members)) {
+      S f[3] = {}, w[9] = {};
       for (const auto position : c10::irange(graph.out_start[i], graph.out_start[i + 1])) {
         const int64_t e = graph.out_edge(position), row = 3 * (k * graph.edges + e);
         for (const auto b : c10::irange(3)) {
           const S g = grad_energy[row + b];
-          force[3 * k + b] += g;
-          for (const auto a : c10::irange(3)) virial[k][3 * a + b] -= Wide(edge_vec[3 * e + a] * g);
+          f[b] += g;
+          for (const auto a : c10::irange(3)) w[3 * a + b] -= edge_vec[3 * e + a] * g;
         }
       }
       for (const auto position : c10::irange(graph.in_start[i], graph.in_start[i + 1])) {
         const int64_t row = 3 * (k * graph.edges + graph.in[position]);
-        for (const auto b : c10::irange(3)) force[3 * k + b] -= grad_energy[row + b];
+        for (const auto b : c10::irange(3)) f[b] -= grad_energy[row + b];
       }
+      std::copy_n(f, 3, force + 3 * k);
+      for (const auto a : c10::irange(9)) virial[k][a] += Wide(w[a]);
     }
     for (const auto k : c10::irange(sigma_members)) {
+      S s[3] = {};
       for (const auto position : c10::irange(graph.out_start[i], graph.out_start[i + 1])) {
         const int64_t e = graph.out_edge(position), row = 3 * (k * graph.edges + e);
         if (local && graph.neighbour[e] == i) continue;
-        for (const auto b : c10::irange(3)) sigma[3 * k + b] += grad_sigma[row + b];
+        for (const auto b : c10::irange(3)) s[b] += grad_sigma[row + b];
       }
-      if (local) continue;
-      for (const auto position : c10::irange(graph.in_start[i], graph.in_start[i + 1])) {
-        const int64_t row = 3 * (k * graph.edges + graph.in[position]);
-        for (const auto b : c10::irange(3)) sigma[3 * k + b] -= grad_sigma[row + b];
+      if (!local) {
+        for (const auto position : c10::irange(graph.in_start[i], graph.in_start[i + 1])) {
+          const int64_t row = 3 * (k * graph.edges + graph.in[position]);
+          for (const auto b : c10::irange(3)) s[b] -= grad_sigma[row + b];
+        }
       }
+      std::copy_n(s, 3, sigma + 3 * k);
     }
   }
 

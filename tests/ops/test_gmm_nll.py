@@ -1,9 +1,5 @@
 """gmm_nll: the mixture's negative log-likelihood, its gradient and Hessian-vector product."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
@@ -207,35 +203,32 @@ def test_bitwise_the_same(device, dtype):
         assert torch.equal(a, c)
 
 
-ALL_SETS = """
-import sys, torch
-from uqforce.ops import gmm_nll
-features, *mixture = torch.load(sys.argv[1])
-value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
-torch.save((value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)), sys.argv[2])
-"""
-
-
-def test_every_instruction_set(dtype, tmp_path):
+def test_every_instruction_set(tmp_path, fresh_process, monkeypatch):
     """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
-    features, mixture = make_case(200, 19, 7, "cpu", dtype)
-    torch.save([features, *mixture], tmp_path / "in.pt")
-    results = []
-    for isa in ("", "avx2", "baseline"):
-        command = [sys.executable, "-W", "ignore", "-c", ALL_SETS, tmp_path / "in.pt", tmp_path / "out.pt"]
-        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
-        if "this processor offers" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "out.pt"))
-    for other in results[1:]:
-        for a, b in zip(results[0], other):
-            torch.testing.assert_close(
-                a,
-                b,
-                rtol=100 * torch.finfo(dtype).eps,
-                atol=1e3 * torch.finfo(dtype).eps * a.abs().max().item(),
-            )
+
+    def run(features: Tensor, *mixture: Tensor) -> list[Tensor]:
+        value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+        return [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
+
+    dtypes = (torch.float32, torch.float64)
+    cases = [make_case(200, 19, 7, "cpu", dtype) for dtype in dtypes]
+    expected = [tensor for features, mixture in cases for tensor in run(features, *mixture)]
+    torch.save(cases, tmp_path / "in.pt")
+    sets = ["baseline", "avx2", "avx512"]
+    for isa in sets[: sets.index(build_info()["instruction_set"])]:
+        monkeypatch.setenv("UQFORCE_ISA", isa)
+        fresh_process(
+            """
+            out = []
+            for features, mixture in torch.load("in.pt"):
+                value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+                out += [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
+            torch.save(out, "out.pt")
+            """
+        )
+        for a, b in zip(torch.load(tmp_path / "out.pt"), expected):
+            tolerance = 1000 * torch.finfo(b.dtype).eps
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
 
 
 @pytest.mark.parametrize(
