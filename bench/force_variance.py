@@ -1,7 +1,7 @@
 """Forces, virial and covariance blocks of K members against the same in plain torch (index_add).
 
 Edges as in a condensed phase: 40 neighbours within a window of the atoms' order. The rival forms the same
-results with torch's own ops, through arrays of [K,N,3] and [K,E,9] and, for the local noise, a sort of the pairs.
+results with torch's own ops, through arrays of [K,N,3] and [K,E,9] and, for the local noise, a sort of pairs.
 """
 
 from collections.abc import Callable, Iterator

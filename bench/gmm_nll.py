@@ -7,7 +7,7 @@ atoms at once or (where it is fastest) n = 512 at a time.
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 from timing import Case
@@ -16,20 +16,20 @@ from torch import Tensor
 ATOMS, CHUNK = 20_000, 512
 
 
-def make_mixture(atoms: int, dim: int, components: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features, means, precisions_cholesky, weights, in float64."""
+@cache
+def inputs(dim: int, components: int, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+    """Features and means, precisions_cholesky, log_weights."""
     generator = torch.Generator().manual_seed(0)
     normal = partial(torch.randn, generator=generator, dtype=torch.float64)
     root = normal(components, dim, dim) / dim**0.5
-    covariance = root @ root.mT + 0.1 * torch.eye(dim)
-    identity = torch.eye(dim, dtype=torch.float64).expand_as(covariance)
-    cholesky = torch.linalg.cholesky(covariance)
+    cholesky = torch.linalg.cholesky(root @ root.mT + 0.1 * torch.eye(dim))
+    identity = torch.eye(dim, dtype=torch.float64).expand_as(cholesky)
     factor = torch.linalg.solve_triangular(cholesky, identity, upper=False).mT.contiguous()
     means = normal(components, dim)
-    chosen = torch.randint(components, (atoms,), generator=generator)
-    noise = normal(atoms, dim)
-    features = torch.stack([means[c] + cholesky[c] @ z for c, z in zip(chosen.tolist(), noise)])
-    return features, means, factor, torch.full((components,), 1 / components, dtype=torch.float64)
+    features = means[:, None] + normal(components, ATOMS // components, dim) @ cholesky.mT
+    features = features.view(ATOMS, dim)[torch.randperm(ATOMS, generator=generator)]
+    log_weights = torch.full((components,), -math.log(components), dtype=torch.float64)
+    return features.to(dtype), [tensor.to(dtype) for tensor in (means, factor, log_weights)]
 
 
 def torch_nll(features: Tensor, means: Tensor, factor: Tensor, log_weights: Tensor) -> Tensor:
@@ -54,22 +54,22 @@ def hessian_product(function: Callable[..., Tensor], features: Tensor, mixture: 
     return torch.autograd.grad(first.square().sum(), leaf)[0]
 
 
-def ours(what: Callable, features: Tensor, mixture: list[Tensor]) -> Callable[[], Tensor]:
+def ours(what: Callable, *size) -> Callable[[], Tensor]:
     from uqforce.ops import gmm_nll
 
-    return lambda: what(gmm_nll, features, mixture)
+    return partial(what, gmm_nll, *inputs(*size))
 
 
-def plain_torch(what: Callable, chunk: int, features: Tensor, mixture: list[Tensor]) -> Callable[[], Tensor]:
+def plain_torch(what: Callable, chunk: int, *size) -> Callable[[], Tensor]:
+    features, mixture = inputs(*size)
     chunks = features.split(chunk)
     return lambda: torch.cat([what(torch_nll, part, mixture) for part in chunks])
 
 
-def scikit_learn(
-    features: Tensor, means: Tensor, factor: Tensor, log_weights: Tensor
-) -> Callable[[], Tensor]:
+def scikit_learn(*size) -> Callable[[], Tensor]:
     from sklearn.mixture import GaussianMixture
 
+    features, (means, factor, log_weights) = inputs(*size)
     rival = GaussianMixture(len(means))
     rival.means_, rival.weights_ = means.numpy(), log_weights.exp().numpy()
     rival.precisions_cholesky_ = factor.numpy()
@@ -88,15 +88,13 @@ WORKLOADS = [  # features, components, dtype, what, plain torch's chunks
 
 
 def cases() -> Iterator[Case]:
-    for dim, components, dtype, what, chunks in WORKLOADS:
-        features, means, factor, weights = make_mixture(ATOMS, dim, components)
-        x = features.to(dtype)
-        mixture = [tensor.to(dtype) for tensor in (means, factor, weights.log())]
-        rivals = {"uqforce": partial(ours, what, x, mixture)}
+    for *size, what, chunks in WORKLOADS:
+        dim, components, dtype = size
+        rivals = {"uqforce": partial(ours, what, *size)}
         if what is value:
-            rivals["scikit-learn"] = partial(scikit_learn, x, *mixture)
+            rivals["scikit-learn"] = partial(scikit_learn, *size)
         for chunk in chunks:
-            rivals[f"torch, {chunk} at a time"] = partial(plain_torch, what, chunk, x, mixture)
+            rivals[f"torch, {chunk} at a time"] = partial(plain_torch, what, chunk, *size)
         check = torch.testing.assert_close if dtype == torch.float64 else None
         name = f"{what.__name__.replace('_', ' ')}, {dim} features, {components} components"
         yield Case(f"{name}, {str(dtype).removeprefix('torch.')}", "atom", ATOMS, rivals, check)
