@@ -5,15 +5,21 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "common/buffer.h"
+#include "common/isa.h"
+#include "neighbor_list/cpu_kernels.h"
 #include "neighbor_list/grid.h"
 #include "neighbor_list/op.h"
 
-namespace uqforce {
+namespace uqforce::neighbor_list {
 namespace {
 
 // Centres handed to a thread at a time.
 constexpr int64_t kGrain = 128;
+// Up to so many neighbours, comparing all with all sorts faster than std::sort.
+constexpr int64_t kShortList = 512;
 
 // First atom of each structure, and the number of atoms at the end.
 std::vector<int64_t> structure_starts(const OptionalTensor& batch, int64_t num_atoms,
@@ -36,75 +42,189 @@ std::vector<int64_t> structure_starts(const OptionalTensor& batch, int64_t num_a
   return start;
 }
 
+at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor out = at::empty(sizes, options);
+  advise_huge_pages(out.data_ptr(), out.nbytes());
+  return out;
+}
+
 template <typename T>
 struct Structure {
-  Grid grid;
-  const T* positions;  // of its first atom
+  Grid<T> grid;
   const T* cell;
-  const int32_t* wrap;
   int64_t first_atom;
 };
 
-// What one thread needs, kept from centre to centre.
-struct Scratch {
-  std::vector<Range> ranges;
-  std::vector<int32_t> ranks;
-  int64_t bin = -1;
+// The edges of one centre, computed as edge_vectors() computes them.
+template <typename T>
+class Around {
+ public:
+  Around(const Structure<T>& structure, int32_t centre)
+      : images_(structure.grid.images.data()),
+        centre_(images_[centre]),
+        cell_(structure.cell),
+        first_atom_(structure.first_atom) {}
+
+  int64_t centre() const { return first_atom_ + centre_.atom; }
+
+  // Writes shift and vector of the edge to the image in this slot, returns the neighbour.
+  int64_t edge(int32_t slot, int64_t* shift, T* vec) const {
+    const Image<T> image = images_[slot];
+    for (int k = 0; k < 3; ++k) shift[k] = int64_t(image.shift[k]) - centre_.shift[k];
+    edge_vector(centre_.position, image.position, shift, cell_, vec);
+    return first_atom_ + image.atom;
+  }
+
+  // The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
+  bool is_pair(int32_t slot, double cutoff) const {
+    int64_t shift[3];
+    T vec[3];
+    edge(slot, shift, vec);
+    const double x = vec[0], y = vec[1], z = vec[2];
+    return x * x + y * y + z * z < cutoff * cutoff;
+  }
+
+ private:
+  const Image<T>* images_;
+  const Image<T> centre_;
+  const T* cell_;
+  int64_t first_atom_;
 };
 
-template <typename T>
-void edge_to(const Structure<T>& structure, int32_t atom, const Image& image, int64_t* shift, T* vec) {
-  for (int k = 0; k < 3; ++k) shift[k] = int64_t(structure.wrap[3 * atom + k]) + image.shift[k];
-  edge_vector(structure.positions + 3 * atom, structure.positions + 3 * image.atom, shift, structure.cell,
-              vec);
+const Kernels& kernels() {
+#ifdef __x86_64__
+  if (active_isa() == Isa::avx512) return kernels_avx512;
+  if (active_isa() == Isa::avx2) return kernels_avx2;
+#endif
+  return kernels_baseline;
 }
 
-// The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
+// Searches around centres, one after another, keeping its memory and what belongs to the last centre's bin.
 template <typename T>
-bool is_pair(const Structure<T>& structure, int32_t atom, const Image& image, double cutoff) {
-  int64_t shift[3];
-  T vec[3];
-  edge_to(structure, atom, image, shift, vec);
-  const double x = vec[0], y = vec[1], z = vec[2];
-  return x * x + y * y + z * z < cutoff * cutoff;
-}
+class Searcher {
+ public:
+  Searcher(const Structure<T>& structure, double cutoff)
+      : structure_(&structure), kernels_(uqforce::neighbor_list::kernels()), cutoff_(cutoff) {}
 
-// Ranks of all images within the cutoff of a centre, itself included, in no order.
-template <typename T>
-void search(const Structure<T>& structure, const Centre& centre, double cutoff, Scratch& scratch) {
-  const Grid& grid = structure.grid;
-  if (scratch.bin != centre.bin) {
-    grid.ranges(centre.bin, scratch.ranges);
-    scratch.bin = centre.bin;
+  void enter(const Structure<T>& structure) {
+    structure_ = &structure;
+    bin_ = -1;
   }
-  scratch.ranks.clear();
-  const int32_t atom = grid.images[grid.rank[centre.slot]].atom;
-  const float x = grid.x[centre.slot], y = grid.y[centre.slot], z = grid.z[centre.slot];
-  for (const Range& range : scratch.ranges) {
-    for (int64_t s = range.begin; s < range.end; ++s) {
-      const float dx = grid.x[s] - x, dy = grid.y[s] - y, dz = grid.z[s] - z;
-      const float squared = dx * dx + dy * dy + dz * dz;
-      if (squared > grid.outside) continue;
-      const bool certain = squared < grid.inside;
-      if (certain || is_pair(structure, atom, grid.images[grid.rank[s]], cutoff)) {
-        scratch.ranks.push_back(grid.rank[s]);
+
+  // Number of neighbours of the centre, given by its slot; itself included.
+  int64_t count(int32_t centre) {
+    visit(centre);
+    int64_t doubts;
+    const int64_t n = kernels_.count(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits,
+                                     doubtful_.data(), &doubts);
+    return doubts == 0 ? n : n + decide(centre, doubts);
+  }
+
+  // Their slots, ranks ascending. Valid until the next call.
+  const int32_t* find(int32_t centre, int64_t& n) {
+    visit(centre);
+    int64_t doubts;
+    const Found found = {slots_.data(), ranks_.data()};
+    n = kernels_.find(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits, found,
+                      doubtful_.data(), &doubts);
+    if (doubts > 0) {
+      doubts = decide(centre, doubts);
+      for (int64_t d = 0; d < doubts; ++d, ++n) {
+        slots_[n] = doubtful_[d];
+        ranks_[n] = grid().rank[doubtful_[d]];
       }
     }
+    if (n <= kShortList) {
+      kernels_.sort(found, n, sorted_.data());
+    } else {
+      std::copy_n(slots_.data(), n, sorted_.data());
+      const int32_t* rank = grid().rank.data();
+      std::sort(sorted_.data(), sorted_.data() + n,
+                [rank](int32_t a, int32_t b) { return rank[a] < rank[b]; });
+    }
+    return sorted_.data();
   }
-}
 
-// Calls f(structure, centre, scratch) for all centres, on all threads.
+ private:
+  const Grid<T>& grid() const { return structure_->grid; }
+
+  void visit(int32_t centre) {
+    const int64_t bin = grid().bin[centre];
+    if (bin_ == bin) return;
+    bin_ = bin;
+    const size_t room = grid().ranges(bin, ranges_) + kPadding;
+    for (auto* list : {&slots_, &ranks_, &doubtful_, &sorted_}) {
+      if (list->size() < room) list->resize(room);
+    }
+  }
+
+  // Keeps those of the doubtful that are pairs.
+  int64_t decide(int32_t centre, int64_t doubts) {
+    const Around<T> around(*structure_, centre);
+    const auto is_none = [&](int32_t slot) { return !around.is_pair(slot, cutoff_); };
+    return std::remove_if(doubtful_.data(), doubtful_.data() + doubts, is_none) - doubtful_.data();
+  }
+
+  const Structure<T>* structure_;
+  const Kernels& kernels_;
+  double cutoff_;
+  int64_t bin_ = -1;
+  std::vector<Range> ranges_;
+  std::vector<int32_t> slots_, ranks_, doubtful_, sorted_;
+};
+
+// Calls f(c, structure, slot, searcher) for all centres, on all threads. c numbers the centres structure
+// after structure, in the order of their slots: centres that follow one another lie side by side.
 template <typename T, typename F>
-void for_each_centre(const std::vector<Structure<T>>& structures, const std::vector<int64_t>& start, F f) {
+void for_each_centre(const std::vector<Structure<T>>& structures, const std::vector<int64_t>& start,
+                     double cutoff, F f) {
   at::parallel_for(0, start.back(), kGrain, [&](int64_t begin, int64_t end) {
-    Scratch scratch;
     int64_t b = std::upper_bound(start.begin(), start.end(), begin) - start.begin() - 1;
+    Searcher<T> searcher(structures[b], cutoff);
     for (int64_t c = begin; c < end; ++c) {
-      while (c >= start[b + 1]) ++b, scratch.bin = -1;
-      f(structures[b], structures[b].grid.centres[c - start[b]], scratch);
+      while (c >= start[b + 1]) searcher.enter(structures[++b]);
+      f(c, structures[b], structures[b].grid.centres[c - start[b]], searcher);
     }
   });
 }
+
+// The edges of a centre: where they begin and how many they are.
+struct Row {
+  int64_t first, size;
+};
+
+// The arrays written.
+template <typename T>
+struct Edges {
+  int64_t *centre, *neighbor, *shift;
+  T* vec;
+
+  // Rows are written in the order of the centres' slots, anywhere in memory: ask for a row ahead of its turn.
+  void prefetch(const Row& row) const {
+    for (int64_t e = row.first; e < row.first + row.size; e += 64 / sizeof(int64_t)) {
+      __builtin_prefetch(centre + e, 1);
+      __builtin_prefetch(neighbor + e, 1);
+      for (int64_t k = 0; k < 3; ++k) {
+        __builtin_prefetch(shift + 3 * e + 8 * k, 1);
+        __builtin_prefetch(vec + 3 * e + 8 * k, 1);
+      }
+    }
+  }
+
+  void write(Row row, const Around<T>& around, int32_t itself, const int32_t* slots,
+             int64_t num_slots) const {
+    const int64_t i = around.centre();
+    int64_t *to_i = centre + row.first, *to_j = neighbor + row.first, *to_shift = shift + 3 * row.first;
+    T* to_vec = vec + 3 * row.first;
+    for (int64_t k = 0; k < num_slots; ++k) {
+      if (slots[k] == itself) continue;
+      *to_i++ = i;
+      *to_j++ = around.edge(slots[k], to_shift, to_vec);
+      to_shift += 3;
+      to_vec += 3;
+    }
+  }
+};
 
 template <typename T>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_typed(const at::Tensor& positions,
@@ -113,52 +233,46 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_typed(const at::Ten
                                                                    const OptionalTensor& batch) {
   const int64_t num_atoms = positions.size(0), num_structures = cell.size(0);
   const std::vector<int64_t> start = structure_starts(batch, num_atoms, num_structures);
-  std::vector<int32_t> wrap(3 * num_atoms);
   std::vector<Structure<T>> structures(num_structures);
   at::parallel_for(0, num_structures, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const T* first = positions.const_data_ptr<T>() + 3 * start[b];
       const T* box = cell.const_data_ptr<T>() + 9 * b;
-      int32_t* moved = wrap.data() + 3 * start[b];
-      structures[b] = {build_grid(first, start[b + 1] - start[b], box, pbc.const_data_ptr<bool>() + 3 * b,
-                                  cutoff, moved, start[b], b),
-                       first, box, moved, start[b]};
+      structures[b] = {build_grid(positions.const_data_ptr<T>() + 3 * start[b], start[b + 1] - start[b], box,
+                                  pbc.const_data_ptr<bool>() + 3 * b, cutoff, start[b], b),
+                       box, start[b]};
     }
   });
 
-  std::vector<int64_t> offset(num_atoms + 1, 0);
-  for_each_centre(structures, start,
-                  [&](const Structure<T>& structure, const Centre& centre, Scratch& scratch) {
-                    const int64_t atom = structure.grid.images[structure.grid.rank[centre.slot]].atom;
-                    search(structure, centre, cutoff, scratch);
-                    offset[structure.first_atom + atom + 1] = scratch.ranks.size() - 1;
+  Buffer<Row> rows(num_atoms);            // by centre
+  Buffer<int64_t> first_edge(num_atoms);  // by atom
+  for_each_centre(structures, start, cutoff,
+                  [&](int64_t c, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
+                    const int64_t neighbors = searcher.count(slot) - 1;
+                    rows[c].size = neighbors;
+                    first_edge[structure.first_atom + structure.grid.images[slot].atom] = neighbors;
                   });
-  for (int64_t i = 0; i < num_atoms; ++i) offset[i + 1] += offset[i];
+  int64_t num_edges = 0;
+  for (int64_t i = 0; i < num_atoms; ++i) num_edges += std::exchange(first_edge[i], num_edges);
+  for (int64_t b = 0; b < num_structures; ++b) {
+    const Grid<T>& grid = structures[b].grid;
+    for (int64_t c = start[b]; c < start[b + 1]; ++c) {
+      rows[c].first = first_edge[start[b] + grid.images[grid.centres[c - start[b]]].atom];
+    }
+  }
 
-  const int64_t num_edges = offset[num_atoms];
   const auto integers = positions.options().dtype(at::kLong);
-  at::Tensor edge_index = at::empty({2, num_edges}, integers);
-  at::Tensor cell_shift = at::empty({num_edges, 3}, integers);
-  at::Tensor edge_vec = at::empty({num_edges, 3}, positions.options());
-  int64_t* centre_of = edge_index.mutable_data_ptr<int64_t>();
-  int64_t* shifts = cell_shift.mutable_data_ptr<int64_t>();
-  T* vecs = edge_vec.mutable_data_ptr<T>();
-  for_each_centre(structures, start,
-                  [&](const Structure<T>& structure, const Centre& centre, Scratch& scratch) {
-                    const Grid& grid = structure.grid;
-                    const int32_t own = grid.rank[centre.slot];
-                    const int32_t atom = grid.images[own].atom;
-                    search(structure, centre, cutoff, scratch);
-                    std::sort(scratch.ranks.begin(), scratch.ranks.end());
-                    int64_t e = offset[structure.first_atom + atom];
-                    for (int32_t rank : scratch.ranks) {
-                      if (rank == own) continue;
-                      const Image& image = grid.images[rank];
-                      centre_of[e] = structure.first_atom + atom;
-                      centre_of[num_edges + e] = structure.first_atom + image.atom;
-                      edge_to(structure, atom, image, shifts + 3 * e, vecs + 3 * e);
-                      ++e;
-                    }
+  at::Tensor edge_index = empty({2, num_edges}, integers);
+  at::Tensor cell_shift = empty({num_edges, 3}, integers);
+  at::Tensor edge_vec = empty({num_edges, 3}, positions.options());
+  int64_t* index = edge_index.mutable_data_ptr<int64_t>();
+  const Edges<T> edges = {index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(),
+                          edge_vec.mutable_data_ptr<T>()};
+  for_each_centre(structures, start, cutoff,
+                  [&](int64_t c, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
+                    if (c + 1 < num_atoms) edges.prefetch(rows[c + 1]);
+                    int64_t found;
+                    const int32_t* slots = searcher.find(slot, found);
+                    edges.write(rows[c], Around<T>(structure, slot), slot, slots, found);
                   });
   return {edge_index, cell_shift, edge_vec};
 }
@@ -175,6 +289,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_cpu(const at::Tenso
 }
 
 }  // namespace
-}  // namespace uqforce
+}  // namespace uqforce::neighbor_list
 
-TORCH_LIBRARY_IMPL(uqforce, CPU, m) { m.impl("neighbor_list", &uqforce::neighbor_list_cpu); }
+TORCH_LIBRARY_IMPL(uqforce, CPU, m) { m.impl("neighbor_list", &uqforce::neighbor_list::neighbor_list_cpu); }

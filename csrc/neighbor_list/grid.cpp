@@ -6,9 +6,9 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
+#include <utility>
 
-namespace uqforce {
+namespace uqforce::neighbor_list {
 namespace {
 
 using Vec = std::array<double, 3>;
@@ -18,10 +18,11 @@ constexpr int64_t kBruteForce = 64;
 // Bins along the last axis are this much shorter than the cutoff: less is searched in vain, for free, because
 // bins along that axis stand side by side.
 constexpr int64_t kSubdivision[3] = {1, 1, 4};
-constexpr int64_t kMaxBinsPerSlot = 16;                // beyond, empty bins are not stored
-constexpr int64_t kMaxBinsPerAxis = int64_t(1) << 20;  // three axes fit in int64
-constexpr double kMinVolume = 1e-10;                   // volume of the cell over the product of its edges
-constexpr double kMaxWrap = 1e9;                       // cells by which an atom may lie outside
+constexpr int64_t kMaxBinsPerSlot = 16;      // beyond, empty bins are not stored
+constexpr double kMaxBinsPerAxis = 1 << 20;  // three axes fit in int64
+constexpr double kMinVolume = 1e-10;         // volume of the cell over the product of its edges
+constexpr double kMaxImages = 1e9;           // ranks are int32
+constexpr double kMaxWrap = 1e9;             // cells by which an atom may lie outside
 
 double dot(const Vec& a, const Vec& b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
 double norm(const Vec& a) { return std::sqrt(dot(a, a)); }
@@ -82,38 +83,213 @@ Frame make_frame(const T* cell, const bool* pbc, int64_t structure) {
   return frame;
 }
 
-int64_t bin_on_axis(double fractional, double low, double bins_per_unit, int64_t bins) {
-  const double bin = (fractional - low) * bins_per_unit;
-  return bin > 0 ? int64_t(std::min(bin, double(bins - 1))) : 0;
+// floor() of a number whose floor fits in int32; std::floor is a function call without SSE 4.
+inline int32_t floor_int(double value) {
+  const int32_t towards_zero = int32_t(value);
+  return towards_zero - (double(towards_zero) > value);
 }
 
-// Puts slots in the order of their bins, ranks ascending within a bin.
-std::vector<int32_t> sort_into_bins(const std::vector<int64_t>& bin, bool dense, Grid& grid) {
-  const int64_t n = bin.size();
-  std::vector<int32_t> order(n);
-  if (dense) {
-    grid.start.assign(grid.bins[0] * grid.bins[1] * grid.bins[2] + 1, 0);
-    for (int64_t b : bin) ++grid.start[b + 1];
-    std::partial_sum(grid.start.begin(), grid.start.end(), grid.start.begin());
-    std::vector<int64_t> next(grid.start.begin(), grid.start.end() - 1);
-    for (int64_t r = 0; r < n; ++r) order[next[bin[r]]++] = r;
-  } else {
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return bin[a] < bin[b]; });
-    grid.bin_of.resize(n);
-    for (int64_t s = 0; s < n; ++s) grid.bin_of[s] = bin[order[s]];
+struct Span {
+  double low, high;
+};
+
+// The steps of build_grid and what they hand on.
+template <typename T>
+struct Builder {
+  const T* positions;
+  const int64_t num_atoms;
+  const bool* pbc;
+  const double cutoff;
+  const int64_t first_atom, structure;
+  const Frame frame;
+
+  std::vector<Vec> fractional = {};               // of the wrapped atoms
+  std::vector<std::array<int32_t, 3>> wrap = {};  // whole cells by which they were moved
+  double size = 0;    // largest coordinate plus the edges of the cell: the scale of rounding
+  double reach = 0;   // the cutoff and what rounding can add to a distance
+  Span span[3] = {};  // fractional bounds of the region searched
+  Vec middle = {};    // and its middle and half its size, A
+  double half_size = 0;
+  double bins_per_unit[3] = {};
+
+  void wrap_atoms() {
+    fractional.resize(num_atoms);
+    wrap.resize(num_atoms);
+    for (int64_t i = 0; i < num_atoms; ++i) {
+      const T* given = positions + 3 * i;
+      const Vec r = {double(given[0]), double(given[1]), double(given[2])};
+      const double largest = std::max({std::abs(r[0]), std::abs(r[1]), std::abs(r[2])});
+      TORCH_CHECK_VALUE(std::isfinite(r[0]) && std::isfinite(r[1]) && std::isfinite(r[2]), "positions[",
+                        first_atom + i, "] is (", r[0], ", ", r[1], ", ", r[2],
+                        "): every coordinate must be finite; correct or remove this atom");
+      size = std::max(size, largest);
+      for (int k = 0; k < 3; ++k) {
+        const double f = dot(frame.inverse[k], r);
+        TORCH_CHECK_VALUE(!pbc[k] || std::abs(f) < kMaxWrap, "positions[", first_atom + i, "] lies ", f,
+                          " cells away from the cell: wrap the positions into the cell");
+        const int32_t cells = pbc[k] ? floor_int(f) : 0;
+        wrap[i][k] = cells;
+        fractional[i][k] = f - cells;
+      }
+    }
+    for (const Vec& row : frame.rows) size += norm(row);
   }
-  return order;
-}
+
+  void choose_region() {
+    reach = cutoff * (1 + 1e-5) + 1e-14 * size / frame.volume;
+    double num_images = double(num_atoms);
+    for (int k = 0; k < 3; ++k) {
+      if (pbc[k]) {
+        span[k] = {-reach / frame.height[k], 1 + reach / frame.height[k]};
+        num_images *= span[k].high - span[k].low;
+      } else if (num_atoms > 0) {
+        span[k] = {fractional[0][k], fractional[0][k]};
+        for (const Vec& f : fractional) {
+          span[k] = {std::min(span[k].low, f[k]), std::max(span[k].high, f[k])};
+        }
+      }
+      for (int c = 0; c < 3; ++c) middle[c] += (span[k].low + span[k].high) / 2 * frame.rows[k][c];
+      half_size += (span[k].high - span[k].low) / 2 * norm(frame.rows[k]);
+    }
+    TORCH_CHECK_VALUE(num_images < kMaxImages, "structure ", structure, " has about ", num_images,
+                      " periodic images of its ", num_atoms, " atoms within the cutoff ", cutoff,
+                      ": more than a neighbour list can hold; use a smaller cutoff or a larger cell");
+  }
+
+  // Calls f(atom, a, b, c) for all images in the region, in the order of their ranks.
+  template <typename F>
+  void for_each_image(F f) const {
+    for (int64_t i = 0; i < num_atoms; ++i) {
+      int32_t first[3] = {}, last[3] = {};
+      for (int k = 0; k < 3; ++k) {
+        if (!pbc[k]) continue;
+        first[k] = -floor_int(fractional[i][k] - span[k].low);
+        last[k] = floor_int(span[k].high - fractional[i][k]);
+      }
+      for (int32_t a = first[0]; a <= last[0]; ++a) {
+        for (int32_t b = first[1]; b <= last[1]; ++b) {
+          for (int32_t c = first[2]; c <= last[2]; ++c) f(i, a, b, c);
+        }
+      }
+    }
+  }
+
+  // Returns whether so few bins are empty that all are stored.
+  bool choose_bins(Grid<T>& grid, int64_t num_images) {
+    for (const bool subdivide : {true, false}) {
+      for (int k = 0; k < 3; ++k) {
+        const double length = span[k].high - span[k].low;
+        const double bins = length * frame.height[k] / reach * (subdivide ? kSubdivision[k] : 1);
+        grid.bins[k] = num_images <= kBruteForce ? 1 : int64_t(std::clamp(bins, 1.0, kMaxBinsPerAxis));
+        bins_per_unit[k] = grid.bins[k] == 1 ? 0 : grid.bins[k] / length;
+        grid.reach[k] = int64_t(std::ceil(reach / frame.height[k] * bins_per_unit[k]));
+      }
+      if (grid.bins[0] * grid.bins[1] * grid.bins[2] <= kMaxBinsPerSlot * (num_images + 1)) return true;
+    }
+    return false;
+  }
+
+  int64_t bin_at(const Grid<T>& grid, const Vec& f) const {
+    int64_t at[3];
+    for (int k = 0; k < 3; ++k) {
+      const double bin = (f[k] - span[k].low) * bins_per_unit[k];
+      at[k] = bin > 0 ? int64_t(std::min(bin, double(grid.bins[k] - 1))) : 0;
+    }
+    return (at[0] * grid.bins[1] + at[1]) * grid.bins[2] + at[2];
+  }
+
+  // Slots of the images, both by rank, from their bins; within a bin, ranks ascend.
+  static Buffer<int32_t> sort_into_bins(const Buffer<int64_t>& bin, bool dense, Grid<T>& grid) {
+    const int64_t n = bin.size();
+    Buffer<int32_t> slot(n);
+    if (dense) {
+      const int64_t num_bins = grid.bins[0] * grid.bins[1] * grid.bins[2];
+      grid.start = Buffer<int32_t>(num_bins + 2);
+      std::fill_n(grid.start.data(), num_bins + 2, 0);
+      int32_t* next = grid.start.data() + 1;  // ends up as the end of each bin, the start of the following
+      for (int64_t r = 0; r < n; ++r) ++next[bin[r] + 1];
+      for (int64_t b = 0; b < num_bins; ++b) next[b + 1] += next[b];
+      for (int64_t r = 0; r < n; ++r) slot[r] = next[bin[r]]++;
+    } else {
+      std::vector<std::pair<int64_t, int32_t>> order(n);
+      for (int64_t r = 0; r < n; ++r) order[r] = {bin[r], int32_t(r)};
+      std::sort(order.begin(), order.end());
+      for (int64_t s = 0; s < n; ++s) slot[order[s].second] = int32_t(s);
+    }
+    return slot;
+  }
+
+  void place_images(Grid<T>& grid) {
+    int64_t n = 0;
+    for_each_image([&](int64_t, int32_t, int32_t, int32_t) { ++n; });
+    const bool dense = choose_bins(grid, n);
+
+    Buffer<int64_t> bin(n);
+    int64_t rank = 0;
+    for_each_image([&](int64_t i, int32_t a, int32_t b, int32_t c) {
+      bin[rank++] = bin_at(grid, {fractional[i][0] + a, fractional[i][1] + b, fractional[i][2] + c});
+    });
+    const Buffer<int32_t> slot = sort_into_bins(bin, dense, grid);
+
+    grid.images = Buffer<Image<T>>(n);
+    grid.bin = Buffer<int64_t>(n);
+    for (auto* axis : {&grid.x, &grid.y, &grid.z}) {
+      *axis = Buffer<float>(n + kPadding);
+      std::fill_n(axis->data() + n, kPadding, 0.0f);
+    }
+    grid.rank = Buffer<int32_t>(n + kPadding);
+    std::fill_n(grid.rank.data() + n, kPadding, 0);
+    Buffer<bool> is_centre(n);
+    const Vec* rows = frame.rows;
+    rank = 0;
+    for_each_image([&](int64_t i, int32_t a, int32_t b, int32_t c) {
+      const int32_t s = slot[rank];
+      const T* r = positions + 3 * i;
+      const int32_t shift[3] = {a - wrap[i][0], b - wrap[i][1], c - wrap[i][2]};
+      float at[3];
+      for (int k = 0; k < 3; ++k) {
+        at[k] = float(double(r[k]) + shift[0] * rows[0][k] + shift[1] * rows[1][k] + shift[2] * rows[2][k] -
+                      middle[k]);
+      }
+      grid.images[s] = {{r[0], r[1], r[2]}, int32_t(i), {shift[0], shift[1], shift[2]}};
+      grid.x[s] = at[0];
+      grid.y[s] = at[1];
+      grid.z[s] = at[2];
+      grid.rank[s] = int32_t(rank);
+      grid.bin[s] = bin[rank];
+      is_centre[s] = (a | b | c) == 0;
+      ++rank;
+    });
+    grid.centres = Buffer<int32_t>(num_atoms);
+    int64_t num_centres = 0;
+    for (int64_t s = 0; s < n; ++s) {
+      if (is_centre[s]) grid.centres[num_centres++] = int32_t(s);
+    }
+  }
+
+  // Error of one component of a difference: float32 rounding of both coordinates and of the difference, the
+  // wrapping in float64, and the rounding of the edge vector itself in T. Twice the sum, to be safe.
+  Limits limits() const {
+    constexpr double in_float = std::numeric_limits<float>::epsilon(),
+                     in_t = std::numeric_limits<T>::epsilon();
+    const double component =
+        2 * (in_float * (half_size + cutoff) + 8 * in_t * (size + cutoff) / frame.volume);
+    const double squared =
+        4 * cutoff * component + 4 * component * component + 8 * in_float * cutoff * cutoff;
+    return {float(cutoff * cutoff - squared), float(cutoff * cutoff + squared)};
+  }
+};
 
 }  // namespace
 
-int64_t Grid::first_slot(int64_t bin) const {
-  if (!start.empty()) return start[bin];
-  return std::lower_bound(bin_of.begin(), bin_of.end(), bin) - bin_of.begin();
+template <typename T>
+int64_t Grid<T>::first_slot(int64_t bin) const {
+  if (start.size() > 0) return start[bin];
+  return std::lower_bound(this->bin.data(), this->bin.data() + this->bin.size(), bin) - this->bin.data();
 }
 
-void Grid::ranges(int64_t bin, std::vector<Range>& out) const {
+template <typename T>
+int64_t Grid<T>::ranges(int64_t bin, std::vector<Range>& out) const {
   out.clear();
   const int64_t at[3] = {bin / (bins[1] * bins[2]), bin / bins[2] % bins[1], bin % bins[2]};
   int64_t low[3], high[3];
@@ -121,151 +297,36 @@ void Grid::ranges(int64_t bin, std::vector<Range>& out) const {
     low[k] = std::max<int64_t>(at[k] - reach[k], 0);
     high[k] = std::min(at[k] + reach[k], bins[k] - 1);
   }
+  int64_t slots = 0;
   for (int64_t a = low[0]; a <= high[0]; ++a) {
     for (int64_t b = low[1]; b <= high[1]; ++b) {
       const int64_t row = (a * bins[1] + b) * bins[2];
       const Range range{first_slot(row + low[2]), first_slot(row + high[2] + 1)};
-      if (range.begin < range.end) out.push_back(range);
+      if (range.begin == range.end) continue;
+      slots += range.end - range.begin;
+      out.push_back(range);
     }
   }
+  return slots;
 }
 
 template <typename T>
-Grid build_grid(const T* positions, int64_t num_atoms, const T* cell, const bool* pbc, double cutoff,
-                int32_t* wrap, int64_t first_atom, int64_t structure) {
-  const Frame frame = make_frame(cell, pbc, structure);
-  std::vector<Vec> wrapped(num_atoms), fractional(num_atoms);
-  double max_coordinate = 0;
-  for (int64_t i = 0; i < num_atoms; ++i) {
-    const T* given = positions + 3 * i;
-    TORCH_CHECK_VALUE(std::isfinite(given[0]) && std::isfinite(given[1]) && std::isfinite(given[2]),
-                      "positions[", first_atom + i, "] is (", given[0], ", ", given[1], ", ", given[2],
-                      "): every coordinate must be finite; correct or remove this atom");
-    Vec r = {double(given[0]), double(given[1]), double(given[2])};
-    for (int k = 0; k < 3; ++k) max_coordinate = std::max(max_coordinate, std::abs(r[k]));
-    for (int k = 0; k < 3; ++k) fractional[i][k] = dot(frame.inverse[k], r);
-    for (int k = 0; k < 3; ++k) {
-      const double cells = pbc[k] ? std::floor(fractional[i][k]) : 0;
-      TORCH_CHECK_VALUE(std::abs(cells) < kMaxWrap, "positions[", first_atom + i, "] lies ", cells,
-                        " cells away from the cell: wrap the positions into the cell");
-      wrap[3 * i + k] = int32_t(cells);
-      fractional[i][k] -= cells;
-      for (int c = 0; c < 3; ++c) r[c] -= cells * frame.rows[k][c];
-    }
-    wrapped[i] = r;
-  }
-
-  // What rounding can do to a distance, generously; bins are larger by this, so that it cannot hide a pair.
-  const double size = max_coordinate + norm(frame.rows[0]) + norm(frame.rows[1]) + norm(frame.rows[2]);
-  const double slack = 1e-5 * cutoff + 1e-14 * size / frame.volume;
-  const double reach = cutoff + slack;
-  Vec low{}, high{};
-  double num_images = double(num_atoms);
-  for (int k = 0; k < 3; ++k) {
-    if (pbc[k]) {
-      low[k] = -reach / frame.height[k];
-      high[k] = 1 + reach / frame.height[k];
-      num_images *= high[k] - low[k];
-    } else {
-      const auto by_axis = [k](const Vec& a, const Vec& b) { return a[k] < b[k]; };
-      const auto [first, last] = std::minmax_element(fractional.begin(), fractional.end(), by_axis);
-      if (num_atoms > 0) low[k] = (*first)[k], high[k] = (*last)[k];
-    }
-  }
-  TORCH_CHECK_VALUE(num_images < double(std::numeric_limits<int32_t>::max()) / 2, "structure ", structure,
-                    " has about ", num_images, " periodic images of its ", num_atoms,
-                    " atoms within the cutoff ", cutoff,
-                    ": more than a neighbour list can hold; use a smaller cutoff or a larger cell");
-
-  Grid grid;
-  std::vector<Vec> image_at, image_fractional;
-  grid.images.reserve(size_t(num_images * 1.05) + 16);
-  image_at.reserve(grid.images.capacity());
-  image_fractional.reserve(grid.images.capacity());
-  for (int64_t i = 0; i < num_atoms; ++i) {
-    int32_t first[3], last[3];
-    for (int k = 0; k < 3; ++k) {
-      first[k] = pbc[k] ? int32_t(std::ceil(low[k] - fractional[i][k])) : 0;
-      last[k] = pbc[k] ? int32_t(std::floor(high[k] - fractional[i][k])) : 0;
-    }
-    for (int32_t a = first[0]; a <= last[0]; ++a) {
-      for (int32_t b = first[1]; b <= last[1]; ++b) {
-        for (int32_t c = first[2]; c <= last[2]; ++c) {
-          const int32_t* w = wrap + 3 * i;
-          grid.images.push_back({int32_t(i), {a - w[0], b - w[1], c - w[2]}});
-          Vec r = wrapped[i];
-          for (int k = 0; k < 3; ++k)
-            r[k] += a * frame.rows[0][k] + b * frame.rows[1][k] + c * frame.rows[2][k];
-          image_at.push_back(r);
-          image_fractional.push_back({fractional[i][0] + a, fractional[i][1] + b, fractional[i][2] + c});
-        }
-      }
-    }
-  }
-
-  const int64_t n = grid.images.size();
-  TORCH_CHECK_VALUE(n < std::numeric_limits<int32_t>::max(), "structure ", structure, " has ", n,
-                    " periodic images within the cutoff ", cutoff, ": use a smaller cutoff or a larger cell");
-  double bins_per_unit[3];
-  const auto choose_bins = [&](bool subdivide) {
-    for (int k = 0; k < 3; ++k) {
-      const double length = (high[k] - low[k]) * frame.height[k] * (subdivide ? kSubdivision[k] : 1);
-      const double bins = n <= kBruteForce ? 1 : std::floor(length / reach);
-      grid.bins[k] = int64_t(std::clamp(bins, 1.0, double(kMaxBinsPerAxis)));
-      bins_per_unit[k] = grid.bins[k] == 1 ? 0 : grid.bins[k] / (high[k] - low[k]);
-      grid.reach[k] = int64_t(std::ceil(reach / frame.height[k] * bins_per_unit[k]));
-    }
-    return grid.bins[0] * grid.bins[1] * grid.bins[2] <= kMaxBinsPerSlot * std::max<int64_t>(n, 1);
-  };
-  const bool dense = choose_bins(true) || choose_bins(false);
-  std::vector<int64_t> bin(n);
-  for (int64_t r = 0; r < n; ++r) {
-    int64_t at[3];
-    for (int k = 0; k < 3; ++k) {
-      at[k] = bin_on_axis(image_fractional[r][k], low[k], bins_per_unit[k], grid.bins[k]);
-    }
-    bin[r] = (at[0] * grid.bins[1] + at[1]) * grid.bins[2] + at[2];
-  }
-  grid.rank = sort_into_bins(bin, dense, grid);
-
-  // float32 coordinates, relative to the middle of the images so that they are small.
-  Vec least, most;
-  least.fill(std::numeric_limits<double>::infinity());
-  most.fill(-std::numeric_limits<double>::infinity());
-  for (const Vec& r : image_at) {
-    for (int k = 0; k < 3; ++k) least[k] = std::min(least[k], r[k]), most[k] = std::max(most[k], r[k]);
-  }
-  double half_size = 0;
-  for (int k = 0; k < 3; ++k) half_size = std::max(half_size, (most[k] - least[k]) / 2);
-  for (auto* axis : {&grid.x, &grid.y, &grid.z}) axis->resize(n);
-  grid.centres.reserve(num_atoms);
-  for (int64_t s = 0; s < n; ++s) {
-    const int32_t rank = grid.rank[s];
-    const Vec& r = image_at[rank];
-    grid.x[s] = float(r[0] - (least[0] + most[0]) / 2);
-    grid.y[s] = float(r[1] - (least[1] + most[1]) / 2);
-    grid.z[s] = float(r[2] - (least[2] + most[2]) / 2);
-    const Image& image = grid.images[rank];
-    const int32_t* w = wrap + 3 * image.atom;
-    if (image.shift[0] + w[0] == 0 && image.shift[1] + w[1] == 0 && image.shift[2] + w[2] == 0) {
-      grid.centres.push_back({bin[rank], int32_t(s)});
-    }
-  }
-  // Error of one component of a difference: float32 rounding of both coordinates and of the difference, the
-  // wrapping in float64, and the rounding of the edge vector itself in T. Twice the sum, to be safe.
-  const double component =
-      2 * (std::numeric_limits<float>::epsilon() * (half_size + cutoff) +
-           8 * double(std::numeric_limits<T>::epsilon()) * (size + cutoff) / frame.volume);
-  const double squared = 4 * cutoff * component + 4 * component * component +
-                         8 * std::numeric_limits<float>::epsilon() * cutoff * cutoff;
-  grid.inside = float(cutoff * cutoff - squared);
-  grid.outside = float(cutoff * cutoff + squared);
+Grid<T> build_grid(const T* positions, int64_t num_atoms, const T* cell, const bool* pbc, double cutoff,
+                   int64_t first_atom, int64_t structure) {
+  Builder<T> builder{
+      positions, num_atoms, pbc, cutoff, first_atom, structure, make_frame(cell, pbc, structure)};
+  Grid<T> grid;
+  builder.wrap_atoms();
+  builder.choose_region();
+  builder.place_images(grid);
+  grid.limits = builder.limits();
   return grid;
 }
 
-template Grid build_grid(const float*, int64_t, const float*, const bool*, double, int32_t*, int64_t,
-                         int64_t);
-template Grid build_grid(const double*, int64_t, const double*, const bool*, double, int32_t*, int64_t,
-                         int64_t);
+template struct Grid<float>;
+template struct Grid<double>;
+template Grid<float> build_grid(const float*, int64_t, const float*, const bool*, double, int64_t, int64_t);
+template Grid<double> build_grid(const double*, int64_t, const double*, const bool*, double, int64_t,
+                                 int64_t);
 
-}  // namespace uqforce
+}  // namespace uqforce::neighbor_list

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from ase.neighborlist import neighbor_list as ase_neighbor_list
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from vesin import NeighborList as VesinList
 
+import uqforce
 from uqforce.ops.neighbor_list import edge_vectors, neighbor_list
 from uqforce.reference import neighbor_list as reference
 
@@ -255,6 +258,27 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(device, dtype):
         torch.set_num_threads(threads)
 
 
+def instruction_sets():
+    """Those up to the one in use."""
+    info = uqforce.build_info()
+    return info["instruction_sets"][: info["instruction_sets"].index(info["instruction_set"]) + 1]
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_bitwise_the_same_for_every_instruction_set(isa, tmp_path, fresh_process, monkeypatch):
+    positions, cell, pbc, batch = batch_of([crystal(n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0))])
+    expected = neighbor_list(positions, cell, pbc, 5.43 / 2**0.5, batch)
+    torch.save((positions, cell, pbc, 5.43 / 2**0.5, batch), tmp_path / "inputs.pt")
+    monkeypatch.setenv("UQFORCE_ISA", isa)
+    fresh_process(
+        """
+        torch.save(torch.ops.uqforce.neighbor_list(*torch.load("inputs.pt")), "out.pt")
+        """
+    )
+    for ours, theirs in zip(torch.load(tmp_path / "out.pt"), expected):
+        assert torch.equal(ours, theirs)
+
+
 # ---- other programs' lists
 
 
@@ -332,6 +356,36 @@ def test_every_edge_has_its_reverse_at_the_cutoff(dtype):
         reverse = torch.cat([found.edge_index.flip(0), -found.cell_shift.t()]).t().tolist()
         assert sorted(edges) == sorted(reverse) and edges == sorted(edges)
         assert (found.edge_vec.double().norm(dim=1) < 5.43 / 2**0.5).all()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_atoms=st.integers(1, 9),
+    num_edges=st.integers(0, 40),
+    num_structures=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_edge_vectors_of_any_edges_and_their_gradients(seed, num_atoms, num_edges, num_structures):
+    """Any order, repeated edges, an atom with itself: what autograd makes of the definition, twice."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    positions, cell = normal(num_atoms, 3).requires_grad_(), normal(num_structures, 3, 3).requires_grad_()
+    index = torch.randint(num_atoms, (2, num_edges), generator=generator)
+    shift = torch.randint(-3, 4, (num_edges, 3), generator=generator)
+    batch = torch.randint(num_structures, (num_atoms,), generator=generator).sort().values
+    weight = normal(num_edges, 3).requires_grad_()
+
+    def derivatives(function):
+        vec = function(positions, cell, index, shift, batch)
+        first = torch.autograd.grad((vec.sin() * weight).sum(), [positions, cell], create_graph=True)
+        energy = sum((grad**2).sum() for grad in first)
+        return vec, *first, *torch.autograd.grad(energy, [positions, cell, weight])
+
+    for ours, expected in zip(derivatives(edge_vectors), derivatives(reference.edge_vectors)):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
 
 
 # ---- bad input

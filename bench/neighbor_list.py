@@ -1,0 +1,139 @@
+"""Neighbour lists with shifts and vectors, float64, against vesin, matscipy and ASE; gradients against torch.
+
+Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. With
+UQFORCE_BENCH_LARGE=1 also a million atoms. Every new page of a large result costs more than the result's
+arithmetic, so the allocator matters to all: GLIBC_TUNABLES=glibc.malloc.mmap_threshold=8589934592:
+glibc.malloc.trim_threshold=8589934592 keeps freed memory.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+import ase
+import ase.build
+import numpy as np
+import torch
+from timing import Case
+
+CUTOFF = 5.0
+MOLECULES, MOLECULE_ATOMS, MOLECULE_SIZE = 1000, 27, 7.5
+
+
+def silicon(repeat: int, shuffled: bool) -> ase.Atoms:
+    atoms = ase.build.bulk("Si", cubic=True) * (repeat, repeat, repeat)
+    atoms.rattle(0.1, seed=0)
+    return atoms[np.random.default_rng(0).permutation(len(atoms))] if shuffled else atoms
+
+
+def tensors(atoms: ase.Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.tensor(atoms.positions),
+        torch.tensor(atoms.cell.array)[None],
+        torch.tensor(atoms.pbc)[None],
+    )
+
+
+def ours(*inputs) -> Callable:
+    def make():
+        from uqforce.ops import neighbor_list
+
+        return lambda: neighbor_list(*inputs)[0][0].numpy()
+
+    return make
+
+
+def vesin(structures: list[ase.Atoms], is_sorted: bool) -> Callable:
+    def make():
+        from vesin import NeighborList
+
+        rival = NeighborList(cutoff=CUTOFF, full_list=True, sorted=is_sorted)
+        systems = [(atoms.positions, atoms.cell.array, atoms.pbc) for atoms in structures]
+        return lambda: np.concatenate([rival.compute(*system, "ijSD")[0] for system in systems])
+
+    return make
+
+
+def matscipy(atoms: ase.Atoms) -> Callable:
+    def make():
+        from matscipy.neighbours import neighbour_list
+
+        return lambda: neighbour_list("ijSD", atoms, CUTOFF)[0]
+
+    return make
+
+
+def ase_list(atoms: ase.Atoms) -> Callable:
+    def make():
+        from ase.neighborlist import neighbor_list
+
+        return lambda: neighbor_list("ijSD", atoms, CUTOFF)[0]
+
+    return make
+
+
+def same_number_of_pairs(one: np.ndarray, other: np.ndarray) -> None:
+    assert len(one) == len(other)
+
+
+def crystals() -> Iterator[Case]:
+    large = [(50, True)] if os.environ.get("UQFORCE_BENCH_LARGE") == "1" else []
+    for repeat, shuffled in [(5, False), (11, False), (23, False), (23, True), *large]:
+        atoms = silicon(repeat, shuffled)
+        find = ours(*tensors(atoms), CUTOFF)
+        rivals = {
+            "uqforce": find,
+            "vesin": vesin([atoms], is_sorted=False),
+            "vesin, sorted": vesin([atoms], is_sorted=True),
+            "matscipy": matscipy(atoms),
+        }
+        if len(atoms) <= 1000:
+            rivals["ase"] = ase_list(atoms)
+        name = f"silicon, {len(atoms)} atoms{', shuffled' if shuffled else ''}"
+        yield Case(name, "pair", len(find()()), rivals, same_number_of_pairs)
+
+
+def molecules() -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    structures = [
+        ase.Atoms(f"H{MOLECULE_ATOMS}", rng.uniform(0, MOLECULE_SIZE, (MOLECULE_ATOMS, 3)))
+        for _ in range(MOLECULES)
+    ]
+    positions, cell, pbc = (torch.cat(parts) for parts in zip(*map(tensors, structures)))
+    batch = torch.arange(MOLECULES).repeat_interleave(MOLECULE_ATOMS)
+    rivals = {
+        "uqforce": ours(positions, cell, pbc, CUTOFF, batch),
+        "vesin, one by one": vesin(structures, is_sorted=False),
+    }
+    yield Case(
+        f"{MOLECULES} molecules of {MOLECULE_ATOMS} atoms",
+        "molecule",
+        MOLECULES,
+        rivals,
+        same_number_of_pairs,
+    )
+
+
+def gradients() -> Iterator[Case]:
+    from uqforce.ops import edge_vectors, neighbor_list
+    from uqforce.reference import neighbor_list as reference
+
+    positions, cell, pbc = tensors(silicon(11, shuffled=False))
+    edge_index, cell_shift, edge_vec = neighbor_list(positions, cell, pbc, CUTOFF)
+    grad = torch.randn_like(edge_vec)
+
+    def forward_backward(function):
+        def run():
+            leaves = [positions.detach().requires_grad_(), cell.detach().requires_grad_()]
+            return torch.autograd.grad(function(*leaves, edge_index, cell_shift), leaves, grad)
+
+        return lambda: run
+
+    rivals = {"uqforce": forward_backward(edge_vectors), "torch": forward_backward(reference.edge_vectors)}
+    name = f"edge vectors and their gradient, {len(positions)} atoms"
+    yield Case(name, "pair", len(edge_vec), rivals, torch.testing.assert_close)
+
+
+def cases() -> Iterator[Case]:
+    yield from crystals()
+    yield from molecules()
+    yield from gradients()
