@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "common/buffer.h"
 #include "common/isa.h"
@@ -188,34 +187,18 @@ void for_each_centre(const std::vector<Structure<T>>& structures, const std::vec
   });
 }
 
-// The edges of a centre: where they begin and how many they are.
-struct Row {
-  int64_t first, size;
-};
-
 // The arrays written.
 template <typename T>
 struct Edges {
   int64_t *centre, *neighbor, *shift;
   T* vec;
 
-  // Rows are written in the order of the centres' slots, anywhere in memory: ask for a row ahead of its turn.
-  void prefetch(const Row& row) const {
-    for (int64_t e = row.first; e < row.first + row.size; e += 64 / sizeof(int64_t)) {
-      __builtin_prefetch(centre + e, 1);
-      __builtin_prefetch(neighbor + e, 1);
-      for (int64_t k = 0; k < 3; ++k) {
-        __builtin_prefetch(shift + 3 * e + 8 * k, 1);
-        __builtin_prefetch(vec + 3 * e + 8 * k, 1);
-      }
-    }
-  }
-
-  void write(Row row, const Around<T>& around, int32_t itself, const int32_t* slots,
+  // Writes the edges of a centre from edge `first` on; `itself` is the centre's slot.
+  void write(int64_t first, const Around<T>& around, int32_t itself, const int32_t* slots,
              int64_t num_slots) const {
     const int64_t i = around.centre();
-    int64_t *to_i = centre + row.first, *to_j = neighbor + row.first, *to_shift = shift + 3 * row.first;
-    T* to_vec = vec + 3 * row.first;
+    int64_t *to_i = centre + first, *to_j = neighbor + first, *to_shift = shift + 3 * first;
+    T* to_vec = vec + 3 * first;
     for (int64_t k = 0; k < num_slots; ++k) {
       if (slots[k] == itself) continue;
       *to_i++ = i;
@@ -243,20 +226,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_typed(const at::Ten
     }
   });
 
-  Buffer<Row> rows(num_atoms);            // by centre
-  Buffer<int64_t> first_edge(num_atoms);  // by atom
+  std::vector<int64_t> offset(num_atoms + 1, 0);  // first edge of each atom
   for_each_centre(structures, start, cutoff,
-                  [&](int64_t c, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
-                    const int64_t neighbors = searcher.count(slot) - 1;
-                    rows[c].size = neighbors;
-                    first_edge[structure.first_atom + structure.grid.images[slot].atom] = neighbors;
+                  [&](int64_t, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
+                    const int64_t atom = structure.first_atom + structure.grid.images[slot].atom;
+                    offset[atom + 1] = searcher.count(slot) - 1;
                   });
-  int64_t num_edges = 0;
-  for (int64_t i = 0; i < num_atoms; ++i) num_edges += std::exchange(first_edge[i], num_edges);
+  for (int64_t i = 0; i < num_atoms; ++i) offset[i + 1] += offset[i];
+  const int64_t num_edges = offset[num_atoms];
+  Buffer<int64_t> first_edge(
+      num_atoms);  // the same, of each centre: read in order below, where a miss would stall
   for (int64_t b = 0; b < num_structures; ++b) {
     const Grid<T>& grid = structures[b].grid;
     for (int64_t c = start[b]; c < start[b + 1]; ++c) {
-      rows[c].first = first_edge[start[b] + grid.images[grid.centres[c - start[b]]].atom];
+      first_edge[c] = offset[start[b] + grid.images[grid.centres[c - start[b]]].atom];
     }
   }
 
@@ -269,10 +252,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_typed(const at::Ten
                           edge_vec.mutable_data_ptr<T>()};
   for_each_centre(structures, start, cutoff,
                   [&](int64_t c, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
-                    if (c + 1 < num_atoms) edges.prefetch(rows[c + 1]);
                     int64_t found;
                     const int32_t* slots = searcher.find(slot, found);
-                    edges.write(rows[c], Around<T>(structure, slot), slot, slots, found);
+                    edges.write(first_edge[c], Around<T>(structure, slot), slot, slots, found);
                   });
   return {edge_index, cell_shift, edge_vec};
 }
