@@ -2,11 +2,13 @@
 
 import warnings
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.optimize import BFGS
 
 from uqforce.deploy.calculator import Calculator, VerletList
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
@@ -60,6 +62,19 @@ def test_results(calculator, crystal, potential):
     assert calculator.results["nll"].shape == calculator.results["forces_uncertainty"].shape == (12,)
     assert isinstance(calculator.results["energy_uncertainty"], float)
     assert np.array_equal(calculator.get_property("nll", crystal), calculator.results["nll"])
+    assert crystal.get_properties(["energy"])["energy"] == energy(crystal)
+
+
+def test_ase_writes_it_and_optimises_with_it(calculator, crystal, tmp_path):
+    crystal.calc = calculator
+    start = energy(crystal)
+    BFGS(crystal, logfile=None).run(steps=3)
+    assert energy(crystal) < start
+    for name in ("crystal.extxyz", "crystal.traj"):
+        ase.io.write(tmp_path / name, crystal)
+        assert ase.io.read(tmp_path / name).get_potential_energy() == pytest.approx(
+            energy(crystal), rel=1e-12
+        )
 
 
 def test_the_same_from_every_kind_of_model(potential, exported, crystal, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, all_changes
+from ase.outputs import Properties, all_outputs
 from torch import Tensor
 
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
@@ -53,8 +54,8 @@ class VerletList:
         edge_vec = edge_vectors(positions, cell, self._index, self._shift)
         if self.skin == 0:
             return edge_vec, self._index
-        within = (edge_vec * edge_vec).sum(1) < self.cutoff * self.cutoff
-        return edge_vec[within], self._index[:, within]
+        near = (torch.linalg.vector_norm(edge_vec, dim=1) < self.cutoff).nonzero().squeeze(1)
+        return edge_vec.index_select(0, near), self._index.index_select(1, near)
 
     def _is_complete(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> bool:
         if self._positions is None or self._positions.shape != positions.shape:
@@ -158,6 +159,10 @@ class Calculator(BaseCalculator):
                 f"it was made for {', '.join(self._types)}"
             )
         return torch.tensor([self._types[symbol] for symbol in symbols], device=self.device)
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has a definition of (`Atoms.get_properties`)."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def calculate(self, atoms: Atoms, properties=None, system_changes=all_changes) -> None:
         if len(atoms) == 0:

@@ -125,7 +125,8 @@ def run_md(
     A continued run is bitwise the run that was not interrupted. A run stops when a quantity of `halt` is
     exceeded (looked at every step; the frame is in halted.extxyz, and the run can be continued with a higher
     limit) or when energy or forces are not finite. Records, one every `every` steps, whose largest value of a
-    quantity in `collect` is above its limit are also written to collected.extxyz, for labelling.
+    quantity in `collect` is above its limit (and none above that of `halt`) are also written to
+    collected.extxyz, for labelling.
 
     Raises:
         DeployError: options that make no sense, a folder in use, a restart with another model or ensemble.
@@ -190,7 +191,7 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
             found = exceeded(atoms, atoms.calc.results, settings.halt)
             is_new = step > start or start == 0
             if is_new and (step % settings.every == 0 or found or step == settings.steps):
-                records.write(atoms, step, dynamics)
+                records.write(atoms, step, dynamics, collect=not found)
             if found:
                 ase.io.write(halted, frame_with_results(atoms, step, step * settings.timestep / 1000))
                 return Outcome(

@@ -86,8 +86,8 @@ class Records:
             row["forces_uncertainty_max_eV_per_A"] = results["forces_uncertainty"].max()
         return row
 
-    def write(self, atoms: Atoms, step: int, dynamics: MolecularDynamics) -> None:
-        """Record the present step in all files, the restart file last."""
+    def write(self, atoms: Atoms, step: int, dynamics: MolecularDynamics, collect: bool) -> None:
+        """Record the present step, the restart file last; `collect` says whether to look at its limits."""
         row = self.row(atoms, step)
         if not self.rows:
             tqdm.write("  ".join(f"{name:>13}" for name in row), file=sys.stdout)
@@ -100,7 +100,8 @@ class Records:
         self.log.writerow(f"{value:.12g}" for value in row.values())
         frame = frame_with_results(atoms, step, row["time_ps"])
         ase.io.write(self.files["trajectory.extxyz"], frame, format="extxyz")
-        if any(atoms.calc.results[name].max() > limit for name, limit in self.collect.items()):
+        above = (atoms.calc.results[name].max() > limit for name, limit in self.collect.items())
+        if collect and any(above):
             ase.io.write(self.files["collected.extxyz"], frame, format="extxyz")
         self.save_restart(atoms, step, dynamics)
 
