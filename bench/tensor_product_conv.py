@@ -1,6 +1,7 @@
 """The convolution against e3nn's TensorProduct with index_add, all derivatives chunk by chunk of edges.
 
 W64 is 64 channels of every irrep up to l = 2, 1920 weights per edge; "preset M" the inner layer of NequIP's
+size M. 28 edges per centre, as in silicon within 5 A. Each side gets its own feature layout.
 """
 
 from collections.abc import Callable, Iterator
