@@ -17,8 +17,10 @@ from uqforce.deploy.tables import table
 from uqforce.model import Potential
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty import metrics
+from uqforce.uncertainty.calibration import score_at_error
 
 ATOMS_PER_BATCH = 512
+LIMIT_ERRORS = (0.1, 0.2, 0.3, 0.5)  # eV/A, rms force error of an atom
 
 
 def batches(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -196,6 +198,7 @@ def evaluate(
                      "uncertainty": c.uncertainty(bootstrap)}
             for c in comparisons
         },
+        "limits": limits(comparisons),
     }  # fmt: skip
     report = without_nan(report)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=1))
@@ -204,6 +207,18 @@ def evaluate(
         if all(name in c.predictions and c.has_forces.any() for c in comparisons):
             plot_uncertainty(comparisons, name, folder / f"{name}.png")
     return report
+
+
+def limits(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
+    """For each score: above which value the atoms of all sets together have a given force error, eV/A."""
+    labelled = [c for c in comparisons if c.has_forces.any()]
+    found = {}
+    for name in ("nll", "forces_uncertainty"):
+        if labelled and name in labelled[0].predictions:
+            score = np.concatenate([c.predictions[name][c.has_forces] for c in labelled])
+            error = np.concatenate([c.atom_error for c in labelled])
+            found[name] = {f"{level:g}": score_at_error(score, error, level) for level in LIMIT_ERRORS}
+    return found
 
 
 def without_nan(value: Any) -> Any:

@@ -15,8 +15,19 @@ def table(report: dict[str, Any]) -> str:
     blocks = [
         errors([(labels[name], found["errors"]) for name, found in report["sets"].items()]),
         *uncertainties([(labels[name], found["uncertainty"]) for name, found in report["sets"].items()]),
+        *(limits(quantity, found) for quantity, found in report["limits"].items()),
     ]
     return "\n\n".join(blocks)
+
+
+def limits(quantity: str, found: dict[str, float | None]) -> str:
+    """Limits for dynamics: the score that goes with each rms force error."""
+    option = quantity.replace("_", "-")
+    rows = [
+        ["atoms of all sets with an rms force error of (eV/A)", *found],
+        [f"have a {quantity} of (for md --halt-{option})", *(number(value) for value in found.values())],
+    ]
+    return aligned(rows)
 
 
 def aligned(rows: list[list[str]]) -> str:
