@@ -12,6 +12,7 @@ from uqforce.deploy.calculator import Calculator
 from uqforce.deploy.evaluate import evaluate
 from uqforce.deploy.tables import table
 from uqforce.uncertainty import metrics
+from uqforce.uncertainty.calibration import score_at_error
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,18 @@ def test_errors_and_ranking(potential, exported, labelled, tmp_path):
         assert at["auroc"] > 0.6
         assert quality["detection"]["top tenth"]["positives"] == 10
         assert {"zms", "ence", "coverage_95"} < set(found["uncertainty"]["forces_uncertainty"]["calibration"])
+
+
+def test_limits_are_of_all_sets_together(potential, labelled, tmp_path):
+    report = evaluate(potential, list(labelled), tmp_path, device="cpu")
+    nll = np.concatenate([score for noise in labelled.values() for score in noise["nll"]])
+    forces = np.concatenate([f for noise in labelled.values() for f in noise["forces"]])
+    error = np.sqrt(np.mean(forces**2, axis=1))
+    for level, limit in report["limits"]["nll"].items():
+        expected = score_at_error(nll, error, float(level))
+        assert limit == (pytest.approx(expected, rel=1e-6) if np.isfinite(expected) else None)
+    assert None in report["limits"]["nll"].values() and report["limits"]["nll"]["0.3"] is not None
+    assert f"{report['limits']['nll']['0.3']:.3f}" in table(report)
 
 
 def test_files_and_table(potential, labelled, tmp_path):
