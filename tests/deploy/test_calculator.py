@@ -90,6 +90,14 @@ def test_the_same_from_every_kind_of_model(potential, exported, crystal, tmp_pat
             np.testing.assert_allclose(found[name], value, rtol=1e-10, atol=1e-10)
 
 
+def test_under_no_grad(exported, crystal):
+    crystal.calc = Calculator(exported, device="cpu")
+    forces = crystal.get_forces()
+    crystal.calc = Calculator(exported, device="cpu")
+    with torch.no_grad():
+        assert np.array_equal(crystal.get_forces(), forces)
+
+
 def test_only_what_the_model_carries(make_potential, molecule):
     molecule.calc = Calculator(make_potential(mixture=False, variance_head=False), device="cpu")
     molecule.get_forces()

@@ -175,7 +175,8 @@ class Calculator(BaseCalculator):
             edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
         except ValueError as error:
             raise DeployError(f"{atoms.get_chemical_formula()}: {error}") from error
-        out = self.module(edge_vec, edge_index, types, torch.zeros_like(types), 1)
+        with torch.enable_grad():  # forces are derivatives, whatever context the caller is in
+            out = self.module(edge_vec, edge_index, types, torch.zeros_like(types), 1)
 
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
             closest = edge_vec.norm(dim=1).min().item() if len(edge_vec) else float("inf")
