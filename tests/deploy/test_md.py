@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 
 from uqforce.deploy.arguments import EXIT_HALTED, EXIT_NOT_FINITE
 from uqforce.deploy.calculator import Calculator
+from uqforce.deploy.errors import DeployError
 from uqforce.deploy.md import Settings, draw_velocities, make_dynamics, run_md
 
 COLD = {"temperature": 30.0, "timestep": 0.2}  # a random model has no chemistry: keep it slow
@@ -101,19 +103,21 @@ def test_restart_is_bitwise_the_uninterrupted_run(potential, crystal, tmp_path, 
 def test_restart_refuses_another_run(calculator, make_potential, molecule, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run to continue"):
         run_md(calculator, tmp_path / "run", restart=True)
-    with pytest.raises(ValueError, match="no structure to start from"):
+    with pytest.raises(DeployError, match="no structure to start from"):
         run_md(calculator, tmp_path / "run")
     run_md(calculator, tmp_path / "run", molecule, steps=2, **COLD)
-    with pytest.raises(ValueError, match="holds a run: continue it"):
+    with pytest.raises(DeployError, match="holds a run: continue it"):
         run_md(calculator, tmp_path / "run", molecule, steps=2)
-    with pytest.raises(ValueError, match="is langevin: start a new one"):
+    with pytest.raises(DeployError, match="has ensemble langevin: start a new one"):
         run_md(calculator, tmp_path / "run", restart=True, ensemble="nve")
+    with pytest.raises(DeployError, match=r"has timestep 0\.2: start a new one"):
+        run_md(calculator, tmp_path / "run", restart=True, timestep=0.5)
     other = Calculator(make_potential(mixture=False), device="cpu")
-    with pytest.raises(ValueError, match="made with another model"):
+    with pytest.raises(DeployError, match="made with another model"):
         run_md(other, tmp_path / "run", restart=True)
     content = (tmp_path / "run/restart.npz").read_bytes()
     (tmp_path / "run/restart.npz").write_bytes(content[:-200])
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(DeployError, match="is damaged"):
         run_md(calculator, tmp_path / "run", restart=True)
 
 
@@ -151,7 +155,7 @@ def test_frames_between_the_limits_are_collected(calculator, molecule, tmp_path)
 
 def test_limits_on_what_the_model_lacks(make_potential, molecule, tmp_path):
     plain = Calculator(make_potential(mixture=False, variance_head=False), device="cpu")
-    with pytest.raises(ValueError, match="does not carry it"):
+    with pytest.raises(DeployError, match="does not carry it"):
         run_md(plain, tmp_path, molecule, steps=1, halt={"nll": 3.0})
 
 
@@ -189,6 +193,26 @@ def test_velocities(molecule, crystal):
     assert np.array_equal(again.get_momenta(), molecule.get_momenta())
 
 
+def test_labels_of_the_start_do_not_travel(calculator, molecule, tmp_path):
+    molecule.info["REF_energy"] = 1.0
+    molecule.arrays["REF_forces"] = np.ones((9, 3))
+    run_md(calculator, tmp_path, molecule, steps=1, **COLD)
+    last = ase.io.read(tmp_path / "trajectory.extxyz")
+    assert "REF_energy" not in last.info and "REF_forces" not in last.arrays
+
+
+def test_constraints_are_refused(calculator, molecule, tmp_path):
+    molecule.set_constraint(FixAtoms([0]))
+    with pytest.raises(DeployError, match=r"has constraints \(FixAtoms\), which are not supported"):
+        run_md(calculator, tmp_path, molecule, steps=1)
+
+
+def test_a_run_killed_after_its_first_record(calculator, molecule, tmp_path):
+    run_md(calculator, tmp_path, molecule, steps=0, **COLD)
+    run_md(calculator, tmp_path, restart=True, steps=2)
+    assert list(log(tmp_path)["step"]) == [0, 2]
+
+
 def test_velocities_of_the_structure_are_kept(calculator, molecule, tmp_path):
     molecule.set_momenta(np.full((9, 3), 0.01))
     run_md(calculator, tmp_path, molecule, ensemble="nve", steps=0)
@@ -218,13 +242,13 @@ def test_npt_reaches_temperature_and_pressure():
 def test_settings():
     ramp = Settings(steps=100, temperature=300, temperature_end=500)
     assert [ramp.temperature_at(step) for step in (0, 50, 100, 200)] == [300, 400, 500, 500]
-    with pytest.raises(ValueError, match="ensemble must be nve, langevin or npt, got 'nvt'"):
+    with pytest.raises(DeployError, match="ensemble must be nve, langevin or npt, got 'nvt'"):
         Settings(ensemble="nvt")
-    with pytest.raises(ValueError, match="needs a thermostat"):
+    with pytest.raises(DeployError, match="needs a thermostat"):
         Settings(ensemble="nve", temperature_end=400)
-    with pytest.raises(ValueError, match="temperature must not be negative, got -1"):
+    with pytest.raises(DeployError, match="temperature must not be negative, got -1"):
         Settings(temperature=-1)
-    with pytest.raises(ValueError, match="timestep must be positive, got 0"):
+    with pytest.raises(DeployError, match="timestep must be positive, got 0"):
         Settings(timestep=0)
-    with pytest.raises(ValueError, match="periodic in three directions"):
+    with pytest.raises(DeployError, match="periodic in three directions"):
         make_dynamics(ase.build.molecule("H2O"), Settings(ensemble="npt"))

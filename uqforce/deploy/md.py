@@ -20,14 +20,15 @@ from tqdm import tqdm
 from uqforce.deploy.arguments import EXIT_HALTED, EXIT_NOT_FINITE, WATCHED
 from uqforce.deploy.calculator import Calculator, exceeded
 from uqforce.deploy.errors import DeployError, NotFiniteError
-from uqforce.deploy.records import Records, frame_with_results, read_restart
+from uqforce.deploy.records import Records, frame_with_results, read_restart, structure
 
 PS = 1000 * units.fs
+FIXED = ("ensemble", "timestep", "seed")
 
 
 @dataclass
 class Settings:
-    """What fixes a run. All but `ensemble` may be changed when a run is continued."""
+    """What fixes a run. All but `FIXED` may be changed when a run is continued."""
 
     steps: int = 1000
     ensemble: str = "langevin"  # nve, langevin (BAOAB, canonical) or npt (Langevin-Hoover, isotropic)
@@ -129,7 +130,7 @@ def run_md(
     collected.extxyz, for labelling.
 
     Raises:
-        DeployError: options that make no sense, a folder in use, a restart with another model or ensemble.
+        DeployError: options that make no sense, a folder in use, a restart of another run.
         FileNotFoundError: a restart without a run to continue.
     """
     folder, model = Path(folder), calculator.metadata["weights_sha256"]
@@ -140,9 +141,10 @@ def run_md(
             raise DeployError(
                 f"the run in {folder} was made with another model: {state['model'][:12]}, not {model[:12]}"
             )
-        ensemble = state["settings"]["ensemble"]
-        if options.get("ensemble", ensemble) != ensemble:
-            raise DeployError(f"the run in {folder} is {ensemble}: start a new one to change that")
+        for name in FIXED:
+            before = state["settings"][name]
+            if options.get(name, before) != before:
+                raise DeployError(f"the run in {folder} has {name} {before}: start a new one to change that")
         options = state["settings"] | options
     elif (folder / "restart.npz").exists():
         raise DeployError(
@@ -153,6 +155,10 @@ def run_md(
         calculator.threshold(quantity, 0.0)  # refuses what the model does not carry
     if atoms is None:
         raise DeployError("there is no structure to start from")
+    if atoms.constraints:
+        kind = type(atoms.constraints[0]).__name__
+        raise DeployError(f"the structure has constraints ({kind}), which are not supported: remove them")
+    atoms = Atoms(**structure(atoms))  # without labels, which would appear in every frame
     atoms.calc = calculator
     atoms.get_potential_energy()  # what is wrong with the structure shows here
     if not restart and not atoms.get_momenta().any():
@@ -189,7 +195,7 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
             step = dynamics.nsteps
             bar.update(step - bar.n)
             found = exceeded(atoms, atoms.calc.results, settings.halt)
-            is_new = step > start or start == 0
+            is_new = step > start or not records.continued
             if is_new and (step % settings.every == 0 or found or step == settings.steps):
                 records.write(atoms, step, dynamics, collect=not found)
             if found:

@@ -17,8 +17,19 @@ from tqdm import tqdm
 from uqforce.deploy.errors import DeployError
 
 APPENDED = ("trajectory.extxyz", "log.csv", "collected.extxyz")
-STRUCTURE_KEYS = ("numbers", "positions", "momenta", "masses", "cell", "pbc")
 BAROSTAT_KEYS = ("p_eps", "force_eps")
+
+
+def structure(atoms: Atoms) -> dict[str, np.ndarray]:
+    """The structure and its motion, as arguments of `Atoms`."""
+    return {
+        "numbers": atoms.numbers.copy(),
+        "positions": atoms.get_positions(),
+        "momenta": atoms.get_momenta(),
+        "masses": atoms.get_masses(),
+        "cell": atoms.cell.array.copy(),
+        "pbc": atoms.pbc.copy(),
+    }
 
 
 def frame_with_results(atoms: Atoms, step: int, time_ps: float) -> Atoms:
@@ -58,7 +69,7 @@ class Records:
         sizes: dict[str, int] | None = None,
     ):
         self.folder, self.settings, self.timestep = folder, settings, timestep
-        self.collect, self.model = collect, model
+        self.collect, self.model, self.continued = collect, model, sizes is not None
         self.rows: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.files = {name: (folder / name).open("a") for name in APPENDED}
@@ -116,10 +127,7 @@ class Records:
             "sizes": {name: file.tell() for name, file in self.files.items()},
             "rng": dynamics.rng.bit_generator.state if hasattr(dynamics, "rng") else None,
         }
-        arrays = {
-            name: np.asarray(getattr(atoms, f"get_{name}")()) for name in STRUCTURE_KEYS if name != "numbers"
-        }
-        arrays["numbers"] = atoms.numbers
+        arrays = structure(atoms)
         arrays |= {name: getattr(dynamics, name) for name in BAROSTAT_KEYS if hasattr(dynamics, name)}
         partial = self.folder / "restart.npz.partial"
         with partial.open("wb") as file:
@@ -144,9 +152,10 @@ def read_restart(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarra
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         state = json.loads(str(arrays.pop("state")))
-        atoms = Atoms(**{key: arrays.pop(key) for key in STRUCTURE_KEYS})
+        barostat = {name: arrays.pop(name) for name in BAROSTAT_KEYS if name in arrays}
+        atoms = Atoms(**arrays)
     except Exception as error:
         raise DeployError(
             f"{path} is damaged ({error}): start anew from a frame of the trajectory"
         ) from error
-    return atoms, state, arrays
+    return atoms, state, barostat
