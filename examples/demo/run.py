@@ -6,6 +6,7 @@ Every step is a command, printed before it runs in a process of its own. Results
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def step(title: str, *command: str, accept: tuple[int, ...] = (0,), show: int | 
 
 
 def main() -> None:
+    # Threads that wait spinning would halt each other where other programs share the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     shutil.rmtree(ROOT / OUT, ignore_errors=True)
     tests = [f"{DATA}/test_{temperature}K.xyz.xz" for temperature in (300, 600, 1000)]
     step("Train on 300 frames at 300 K", "uqforce", "train", "examples/demo/train.yaml")
