@@ -1,7 +1,8 @@
 """The convolution against e3nn's TensorProduct with index_add, all derivatives chunk by chunk of edges.
 
 W64 is 64 channels of every irrep up to l = 2, 1920 weights per edge; "preset M" the inner layer of NequIP's
-size M. 28 edges per centre, as in silicon within 5 A. Each side gets its own feature layout.
+size M. 28 edges per centre, as in silicon within 5 A. Each side gets its own feature layout. What an
+allocator that keeps its memory gains, for both: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,8 +66,9 @@ def backward(function: Callable[..., Tensor], tensors: list[Tensor]) -> tuple[Te
 
 def double_backward(function: Callable[..., Tensor], tensors: list[Tensor]) -> tuple[Tensor, ...]:
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-    cotangent = torch.ones_like(function(*tensors)).requires_grad_()
-    first = torch.autograd.grad(function(*leaves), leaves, cotangent, create_graph=True)
+    out = function(*leaves)
+    cotangent = torch.ones_like(out).requires_grad_()
+    first = torch.autograd.grad(out, leaves, cotangent, create_graph=True)
     return torch.autograd.grad(first, [*leaves, cotangent], [torch.ones_like(g) for g in first])
 
 

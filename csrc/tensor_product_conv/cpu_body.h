@@ -71,16 +71,19 @@ void forward(const Unit& unit, const Chunk<T>& chunk) {
     sum[m3] = Block<T, n>{};
     if (!chunk.first) sum[m3] = access.load(out + m3 * unit.out_stride);
   }
+  const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
     const T* x = chunk.x[e] + unit.in_offset;
     const T* matrix = chunk.matrix + unit.matrix + e;
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
+    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
     Block<T, n> xw[2 * l1 + 1];
     UQFORCE_UNROLL
     for (int m1 = 0; m1 <= 2 * l1; ++m1) xw[m1] = access.load(x + m1 * unit.in_stride) * w;
     UQFORCE_UNROLL
     for (int p = 0; p < c.pairs; ++p) sum[c.m3[p]] += xw[c.m1[p]] * broadcast(matrix[p * kChunk]);
   }
+  chunk.ahead = ahead;
   UQFORCE_UNROLL
   for (int m3 = 0; m3 <= 2 * l3; ++m3) access.store(out + m3 * unit.out_stride, sum[m3]);
 }
@@ -104,6 +107,17 @@ UQFORCE_INLINE void add_dsh(const Block<T, n> (&a)[2 * l1 + 1], const Block<T, n
   for (int m2 = 0; m2 <= 2 * l2; ++m2) store(total + m2 * lanes, dsh[m2]);
 }
 
+template <typename T, int n>
+UQFORCE_INLINE void store_dw(const Unit& unit, const Chunk<T>& chunk, int64_t e, const Access<T, n>& access,
+                             const Block<T, n>& dw) {
+  T* p = chunk.dw[e] + unit.weight_offset;
+  if (chunk.stream && unit.whole_lines) {
+    stream(p, dw);
+  } else {
+    access.store(p, dw);
+  }
+}
+
 template <typename T, int l1, int l2, int l3, int n>
 void backward(const Unit& unit, const Chunk<T>& chunk) {
   constexpr auto& c = Constants<l1, l2, l3>::table;
@@ -112,11 +126,13 @@ void backward(const Unit& unit, const Chunk<T>& chunk) {
   UQFORCE_UNROLL
   for (int m3 = 0; m3 <= 2 * l3; ++m3)
     g[m3] = access.load(chunk.grad + unit.out_offset + m3 * unit.out_stride);
+  const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
     const T* x = chunk.x[e] + unit.in_offset;
     T* dx = chunk.dx[e] + unit.in_offset;
     const T* matrix = chunk.matrix + unit.matrix + e;
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
+    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
     Block<T, n> y[2 * l1 + 1]{}, xw[2 * l1 + 1], dw{};
     UQFORCE_UNROLL
     for (int p = 0; p < c.pairs; ++p) y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
@@ -128,9 +144,10 @@ void backward(const Unit& unit, const Chunk<T>& chunk) {
       dw += xm * y[m1];
       access.store(dx + column, access.load(dx + column) + w * y[m1]);
     }
-    access.store(chunk.dw[e] + unit.weight_offset, dw);
+    store_dw(unit, chunk, e, access, dw);
     add_dsh<T, l1, l2, l3, n>(xw, g, chunk.dsh + (e * chunk.sh_dim + unit.sh_offset) * Simd<T>::lanes);
   }
+  chunk.ahead = ahead;
 }
 
 // The gradient of T(g, ddx, Y, w) + T(g, x, ddY, w) + T(g, x, Y, ddw) with respect to g, x, Y and w; N is the
@@ -151,6 +168,7 @@ void double_backward(const Unit& unit, const Chunk<T>& chunk) {
     sum[m3] = Block<T, n>{};
     if (!chunk.first) sum[m3] = access.load(out + m3 * unit.out_stride);
   }
+  const char *ahead = chunk.ahead, *ddahead = chunk.ddahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
     const T* x = chunk.x[e] + unit.in_offset;
     const T* ddx = chunk.ddx[e] + unit.in_offset;
@@ -159,6 +177,8 @@ void double_backward(const Unit& unit, const Chunk<T>& chunk) {
     const T* ddmatrix = chunk.ddmatrix + unit.matrix + e;
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
     const Block<T, n> ddw = access.load(chunk.ddw[e] + unit.weight_offset);
+    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
+    fetch_ahead(ddahead, unit.ahead_lines, chunk.ddahead_step);
     Block<T, n> y[2 * l1 + 1]{}, z[2 * l1 + 1]{}, q[2 * l1 + 1], dw{};
     UQFORCE_UNROLL
     for (int p = 0; p < c.pairs; ++p) {
@@ -175,7 +195,7 @@ void double_backward(const Unit& unit, const Chunk<T>& chunk) {
       q[m1] = ddxm * w + xm * ddw;
       z[m1] = xm * w;
     }
-    access.store(chunk.dw[e] + unit.weight_offset, dw);
+    store_dw(unit, chunk, e, access, dw);
     UQFORCE_UNROLL
     for (int p = 0; p < c.pairs; ++p) {
       sum[c.m3[p]] += q[c.m1[p]] * broadcast(matrix[p * kChunk]);
@@ -183,17 +203,24 @@ void double_backward(const Unit& unit, const Chunk<T>& chunk) {
     }
     add_dsh<T, l1, l2, l3, n>(q, g, chunk.dsh + (e * chunk.sh_dim + unit.sh_offset) * Simd<T>::lanes);
   }
+  chunk.ahead = ahead;
+  chunk.ddahead = ddahead;
   UQFORCE_UNROLL
   for (int m3 = 0; m3 <= 2 * l3; ++m3) access.store(out + m3 * unit.out_stride, sum[m3]);
 }
 
 template <typename T>
 void sum_lanes(const T* partial, int64_t columns, T* dsh) {
+  constexpr int lanes = Simd<T>::lanes;
   for (int64_t c = 0; c < columns; ++c) {
-    const Vector<T> v = load(partial + c * Simd<T>::lanes);
-    T sum = 0;
-    for (int u = 0; u < Simd<T>::lanes; ++u) sum += v[u];
-    dsh[c] = sum;
+    Vector<T> v = load(partial + c * lanes);
+    UQFORCE_UNROLL
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      typename Simd<T>::integers rotated;
+      for (int u = 0; u < lanes; ++u) rotated[u] = (u + half) % lanes;
+      v += __builtin_shuffle(v, rotated);
+    }
+    dsh[c] = v[0];
   }
 }
 
@@ -205,21 +232,17 @@ void add_row(const T* row, int64_t columns, T* total) {
   for (; c < columns; ++c) total[c] += row[c];
 }
 
-#ifndef UQFORCE_NF
-#define UQFORCE_NF 2
-#define UQFORCE_NB 2
-#define UQFORCE_ND 1
-#endif
-
 template <typename T, int l1, int l2, int l3>
 constexpr CouplingKernels<T> coupling_kernels() {
-  constexpr int lanes = Simd<T>::lanes;
-  constexpr int nf = UQFORCE_NF, nb = UQFORCE_NB, nd = UQFORCE_ND;
+  constexpr int64_t lanes = Simd<T>::lanes;
+  // Vectors of channels in a block: two, where what is kept over the edges or over the pairs fits registers.
+  constexpr int spare = UQFORCE_REGISTERS - 6;
+  constexpr int nf = 2 * (2 * l3 + 1) <= spare ? 2 : 1, nb = 2 * (2 * l1 + 1 + 2 * l3 + 1) <= spare ? 2 : 1;
   return {Constants<l1, l2, l3>::table.pairs,
           &matrix<T, l1, l2, l3>,
           {nf * lanes, &forward<T, l1, l2, l3, nf>, &forward<T, l1, l2, l3, 1>},
           {nb * lanes, &backward<T, l1, l2, l3, nb>, &backward<T, l1, l2, l3, 1>},
-          {nd * lanes, &double_backward<T, l1, l2, l3, nd>, &double_backward<T, l1, l2, l3, 1>}};
+          {lanes, &double_backward<T, l1, l2, l3, 1>, &double_backward<T, l1, l2, l3, 1>}};
 }
 
 template <typename T>
@@ -228,6 +251,7 @@ constexpr Kernels<T> kernels() {
   k.lanes = Simd<T>::lanes;
   k.sum_lanes = &sum_lanes<T>;
   k.add_row = &add_row<T>;
+  k.fence = &stream_fence;
 #define UQFORCE_ENTRY(a, b, c) k.coupling[a][b][c] = coupling_kernels<T, a, b, c>();
   UQFORCE_FOR_EACH_COUPLING(UQFORCE_ENTRY)
 #undef UQFORCE_ENTRY

@@ -16,15 +16,18 @@ inline constexpr int kChunk = 16;
 struct Unit {
   int64_t in_offset, in_stride, out_offset, out_stride, weight_offset;  // of the block's first channel
   int64_t channels;
-  int64_t matrix;     // where the path's coupling matrices start in Chunk::matrix
-  int64_t sh_offset;  // l2 * l2
+  int64_t matrix;       // where the path's coupling matrices start in Chunk::matrix
+  int64_t sh_offset;    // l2 * l2
+  int64_t ahead_lines;  // cache lines to fetch ahead with every edge
+  bool whole_lines;     // the block's weights are whole cache lines, given that rows of weights are
 };
 
 // Pointers [kChunk] are to the rows of each edge: of its neighbour in x, ddx; its own elsewhere.
 template <typename T>
 struct Chunk {
   int64_t edges;
-  bool first;  // of its centre: `out` is written, else added to
+  bool first;   // of its centre: `out` is written, else added to
+  bool stream;  // dw is written past the caches, where a unit has whole lines
   const T* x[kChunk];
   const T* weight[kChunk];
   const T* ddx[kChunk];
@@ -37,6 +40,10 @@ struct Chunk {
   const T* ddmatrix;  // the same of ddsh
   T* dsh;             // [kChunk, sh_dim, lanes], added to: the sum over lanes is left to the end
   int64_t sh_dim;
+  // Rows of weight and ddw that come next. Their lines are fetched evenly while this chunk is computed, as
+  // the processor's own guesses come too late for short runs in many rows.
+  mutable const char *ahead, *ddahead;
+  int64_t ahead_step, ddahead_step;  // 64, or 0 where the rows that come next are elsewhere
 };
 
 // Kernels of one coupling (l1, l2, l3). Units have `block` channels, or at most `lanes`.
@@ -61,6 +68,8 @@ struct Kernels {
   void (*sum_lanes)(const T* partial, int64_t columns, T* dsh);
   // total [columns] += row [columns]
   void (*add_row)(const T* row, int64_t columns, T* total);
+  // After writing past the caches, before another thread reads.
+  void (*fence)();
 };
 
 extern const Kernels<float> kernels_baseline_f32, kernels_avx2_f32, kernels_avx512_f32;

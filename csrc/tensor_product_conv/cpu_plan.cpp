@@ -50,15 +50,32 @@ Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernel
     const Op& kernel = of_path.*op;
     for (int64_t u = 0; u < path.mul;) {
       const bool whole = u + kernel.block <= path.mul;
-      const int64_t channels = whole ? kernel.block : std::min(kernels.lanes, path.mul - u);
-      steps.push_back({whole ? kernel.whole : kernel.part,
-                       {path.in_offset + u, path.in_stride, path.out_offset + u, path.out_stride,
-                        path.weight_offset + u, channels, coupling->matrix, coupling->sh_offset}});
-      u += channels;
+      Unit unit{};
+      unit.in_offset = path.in_offset + u;
+      unit.in_stride = path.in_stride;
+      unit.out_offset = path.out_offset + u;
+      unit.out_stride = path.out_stride;
+      unit.weight_offset = path.weight_offset + u;
+      unit.channels = whole ? kernel.block : std::min(kernels.lanes, path.mul - u);
+      unit.matrix = coupling->matrix;
+      unit.sh_offset = coupling->sh_offset;
+      unit.whole_lines =
+          unit.weight_offset * sizeof(T) % kLine == 0 && unit.channels * sizeof(T) % kLine == 0;
+      unit.ahead_lines = of_path.pairs;  // the cost, for now
+      steps.push_back({whole ? kernel.whole : kernel.part, unit});
+      u += unit.channels;
     }
   }
-  std::stable_sort(steps.begin(), steps.end(),
-                   [](const Step& a, const Step& b) { return a.unit.in_offset < b.unit.in_offset; });
+  // A row of weights is fetched ahead by all units together, each its share by cost.
+  double total = 0, done = 0;
+  for (const Step& step : steps) total += step.unit.ahead_lines;
+  const int64_t lines = (spec.weight_numel * sizeof(T) + kLine - 1) / kLine;
+  int64_t fetched = 0;
+  for (Step& step : steps) {
+    done += step.unit.ahead_lines;
+    step.unit.ahead_lines = static_cast<int64_t>(lines * done / total) - fetched;
+    fetched += step.unit.ahead_lines;
+  }
 }
 
 template struct Plan<float>;

@@ -27,8 +27,10 @@ struct EdgesByCentre {
   std::vector<int64_t> cuts(int64_t size) const;
 };
 
-// The units of an op in the order in which they are walked: those that read the same input columns follow one
-// another, so that these stay in the nearest cache.
+inline constexpr int64_t kLine = 64;  // bytes of a cache line
+
+// The units of an op in the order of the paths: weights are read and written in the order of memory, and
+// paths of one input, which follow one another, find it in a near cache.
 template <typename T>
 struct Plan {
   struct Step {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #if UQFORCE_VECTOR_BYTES > 16
 #include <immintrin.h>
 #endif
@@ -15,6 +16,8 @@ namespace {
 
 template <typename T>
 struct Simd {
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Integer integers __attribute__((vector_size(UQFORCE_VECTOR_BYTES)));
   typedef T vector __attribute__((vector_size(UQFORCE_VECTOR_BYTES)));
   typedef T unaligned __attribute__((vector_size(UQFORCE_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
   static constexpr int lanes = UQFORCE_VECTOR_BYTES / sizeof(T);
@@ -33,6 +36,28 @@ UQFORCE_INLINE void store(T* p, Vector<T> v) {
 template <typename T>
 UQFORCE_INLINE Vector<T> broadcast(T value) {
   return value - Vector<T>{};  // folds, which + does not: -0 + 0 is 0
+}
+
+// Writes past the caches: they are left to what is read again, and the line is not read first.
+template <typename T>
+UQFORCE_INLINE void stream(T* p, Vector<T> v) {
+#if UQFORCE_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#elif UQFORCE_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#else
+  store(p, v);
+#endif
+}
+inline void stream_fence() {
+#if UQFORCE_VECTOR_BYTES > 16
+  _mm_sfence();
+#endif
+}
+
+// Fetches cache lines into the second-level cache and moves p on.
+UQFORCE_INLINE void fetch_ahead(const char*& p, int64_t lines, int64_t step) {
+  for (int64_t k = 0; k < lines; ++k, p += step) __builtin_prefetch(p, 0, 2);
 }
 
 // The first `channels` lanes of a vector.
@@ -118,6 +143,11 @@ struct Block {
     return c;
   }
 };
+template <typename T, int n>
+UQFORCE_INLINE void stream(T* p, const Block<T, n>& b) {
+  UQFORCE_UNROLL
+  for (int k = 0; k < n; ++k) stream(p + k * Simd<T>::lanes, b.v[k]);
+}
 template <typename T, int n>
 UQFORCE_INLINE Vector<T> dot(const Block<T, n>& a, const Block<T, n>& b) {
   Vector<T> sum = a.v[0] * b.v[0];

@@ -30,7 +30,8 @@ class Workspace {
   T* data_;
 };
 
-// One thread's walk. Rows that are absent or not wanted are replaced by one row of zeros or of scratch.
+// One thread's walk. Kernels know no absent rows: an absent input is one row of zeros, a result that is not
+// wanted goes to one row of scratch.
 template <typename T>
 class Walker {
  public:
@@ -51,6 +52,14 @@ class Walker {
     chunk_.ddmatrix = ddmatrix_.data();
     chunk_.dsh = dsh_.data();
     chunk_.sh_dim = spec.sh_dim;
+    // A result too large for the caches is not found there by whoever reads it.
+    constexpr int64_t kStreamBytes = 1 << 23;
+    const int64_t row_bytes = spec.weight_numel * sizeof(T), edge_count = edges.begin[edges.nodes];
+    chunk_.stream = arrays.dw && row_bytes % kLine == 0 &&
+                    reinterpret_cast<uintptr_t>(arrays.dw) % kLine == 0 &&
+                    row_bytes * edge_count >= kStreamBytes;
+    chunk_.ahead_step = edges.order ? 0 : kLine;
+    chunk_.ddahead_step = arrays.ddw ? chunk_.ahead_step : 0;
   }
 
   // Centres [begin, end). dx_rows: rows for the gradients of x of their edges, in the order of the walk, or
@@ -61,12 +70,15 @@ class Walker {
       chunk_.grad = arrays_.grad + (arrays_.grad ? i * spec_.dim_out : 0);
       chunk_.out = arrays_.out ? arrays_.out + i * spec_.dim_out : scratch_.data();
       if (first == last && arrays_.out) std::fill_n(chunk_.out, spec_.dim_out, T(0));
-      for (int64_t k = first; k < last; k += kChunk) {
-        chunk_.first = k == first;
-        chunk_.edges = std::min<int64_t>(kChunk, last - k);
+      const int64_t chunks = (last - first + kChunk - 1) / kChunk;
+      for (int64_t c = 0; c < chunks; ++c) {
+        const int64_t k = first + (last - first) * c / chunks;
+        chunk_.first = c == 0;
+        chunk_.edges = first + (last - first) * (c + 1) / chunks - k;
         chunk(k, dx_rows == nullptr ? nullptr : dx_rows + (k - edges_.begin[begin]) * spec_.dim_in);
       }
     }
+    if (chunk_.stream) kernels_.fence();
   }
 
  private:
@@ -82,6 +94,8 @@ class Walker {
       chunk_.dx[k] = dx_rows ? dx_rows + k * in : scratch_.data();
       chunk_.dw[k] = arrays_.dw ? arrays_.dw + e * weights : scratch_.data();
     }
+    chunk_.ahead = reinterpret_cast<const char*>(chunk_.weight[chunk_.edges - 1] + weights);
+    chunk_.ddahead = reinterpret_cast<const char*>(chunk_.ddw[chunk_.edges - 1] + weights);
     matrices(arrays_.sh, position, matrix_.data());
     if (arrays_.ddsh) matrices(arrays_.ddsh, position, ddmatrix_.data());
     if (arrays_.dsh) std::memset(dsh_.data(), 0, chunk_.edges * spec_.sh_dim * kernels_.lanes * sizeof(T));

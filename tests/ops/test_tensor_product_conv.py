@@ -1,5 +1,9 @@
 """The six tests of the convolution, and its equality with e3nn's tensor product."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from e3nn import o3
@@ -253,6 +257,56 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(spec, dtype):
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+ALL_OPS = """
+import sys, torch, uqforce
+cotangents, grad, inputs, flat = torch.load(sys.argv[1], weights_only=True)
+library = torch.ops.uqforce
+results = [library.tensor_product_conv(*inputs, flat)]
+results += library.tensor_product_conv_backward(grad, *inputs, flat, [True] * 3)
+results += library.tensor_product_conv_double_backward(*cotangents, grad, *inputs, flat, [True] * 4)
+torch.save(results, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("irreps_in", ["40x0e + 33x1o + 5x2e", "3x4e + 17x3o + 1x1e"])
+def test_every_instruction_set(irreps_in, dtype, tmp_path):
+    """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
+    every = [(1, (l, p)) for l in range(5) for p in (1, -1)]
+    spec = TensorProductSpec(irreps_in, 4, every)
+    inputs = random_inputs(spec, 5, 80, dtype)
+    cotangents = random_inputs(spec, 5, 80, dtype, seed=1)[:3]
+    grad = torch.randn(5, spec.dim_out, dtype=dtype)
+    torch.save([cotangents, grad, inputs, spec.flat], tmp_path / "in.pt")
+    results = []
+    for isa in ("", "avx2", "baseline"):
+        command = [sys.executable, "-W", "ignore", "-c", ALL_OPS, tmp_path / "in.pt", tmp_path / "out.pt"]
+        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
+        if "this processor offers" in done.stderr:
+            continue
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(tmp_path / "out.pt", weights_only=True))
+    for other in results[1:]:
+        assert_close(other, results[0], 50 * torch.finfo(dtype).eps)
+
+
+def test_large_weight_gradients_written_past_the_caches(dtype):
+    """Rows of whole cache lines, above the size from which they bypass the caches; and rows that are not."""
+    for irreps_in in ("32x0e + 32x1o", "32x0e + 33x1o"):
+        spec = TensorProductSpec(irreps_in, 1, "0e + 1o + 1e")
+        x, sh, weight, edge_index = random_inputs(spec, 300, 15_000, dtype)
+        assert weight.nbytes > 8 * 2**20
+        grad = torch.randn(300, spec.dim_out, dtype=dtype)
+        needs = [False, False, True]
+        backward = torch.ops.uqforce.tensor_product_conv_backward
+        *_, dw = backward(grad, x, sh, weight, edge_index, spec.flat, needs)
+        few = slice(0, 1000)
+        *_, expected = backward(grad, x, sh[few], weight[few], edge_index[:, few], spec.flat, needs)
+        assert torch.equal(dw[few], expected)
+        leaf = weight.requires_grad_()
+        (reference,) = torch.autograd.grad(reference_conv(x, sh, leaf, edge_index, spec.flat), leaf, grad)
+        assert_close([dw], [reference], {torch.float32: 1e-5, torch.float64: 1e-13}[dtype])
 
 
 def e3nn_conv(spec, x, sh, weight, edge_index):
