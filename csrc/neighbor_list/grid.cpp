@@ -21,6 +21,7 @@ constexpr int64_t kSubdivision[3] = {1, 1, 4};
 constexpr int64_t kMaxBinsPerSlot = 16;      // beyond, empty bins are not stored
 constexpr double kMaxBinsPerAxis = 1 << 20;  // three axes fit in int64
 constexpr double kMinVolume = 1e-10;         // volume of the cell over the product of its edges
+constexpr double kEmptyPerAtom = 8;          // cutoffs of length per atom, beyond which gaps are closed
 constexpr double kMaxImages = 1e9;           // ranks are int32
 constexpr double kMaxWrap = 1e9;             // cells by which an atom may lie outside
 
@@ -105,6 +106,8 @@ struct Builder {
 
   std::vector<Vec> fractional = {};               // of the wrapped atoms
   std::vector<std::array<int32_t, 3>> wrap = {};  // whole cells by which they were moved
+  std::vector<Vec> closed = {};  // A by which they were moved to close gaps; empty: not at all
+  int32_t max_wrap[3] = {};
   double size = 0;    // largest coordinate plus the edges of the cell: the scale of rounding
   double reach = 0;   // the cutoff and what rounding can add to a distance
   Span span[3] = {};  // fractional bounds of the region searched
@@ -129,10 +132,37 @@ struct Builder {
                           " cells away from the cell: wrap the positions into the cell");
         const int32_t cells = pbc[k] ? floor_int(f) : 0;
         wrap[i][k] = cells;
+        max_wrap[k] = std::max(max_wrap[k], std::abs(cells));
         fractional[i][k] = f - cells;
       }
     }
     for (const Vec& row : frame.rows) size += norm(row);
+  }
+
+  // Atoms that have flown far away would make bins and coordinates coarse. Along a direction that is not
+  // periodic (fractional coordinates are lengths there) gaps hold no pair, as long as they remain wider than
+  // the cutoff.
+  void close_gaps(int k) {
+    std::vector<double> sorted(num_atoms);
+    for (int64_t i = 0; i < num_atoms; ++i) sorted[i] = fractional[i][k];
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<double> first_beyond,
+        total;  // of each gap: the first coordinate beyond it, what is closed so far
+    for (int64_t i = 1; i < num_atoms; ++i) {
+      const double excess = sorted[i] - sorted[i - 1] - 2 * reach;
+      if (excess <= 0) continue;
+      first_beyond.push_back(sorted[i]);
+      total.push_back((total.empty() ? 0 : total.back()) + excess);
+    }
+    if (total.empty()) return;
+    closed.resize(num_atoms);
+    for (int64_t i = 0; i < num_atoms; ++i) {
+      const auto gaps = std::upper_bound(first_beyond.begin(), first_beyond.end(), fractional[i][k]);
+      if (gaps == first_beyond.begin()) continue;
+      closed[i][k] = total[gaps - first_beyond.begin() - 1];
+      fractional[i][k] -= closed[i][k];
+    }
+    span[k].high -= total.back();
   }
 
   void choose_region() {
@@ -147,6 +177,7 @@ struct Builder {
         for (const Vec& f : fractional) {
           span[k] = {std::min(span[k].low, f[k]), std::max(span[k].high, f[k])};
         }
+        if (span[k].high - span[k].low > reach * kEmptyPerAtom * double(num_atoms)) close_gaps(k);
       }
       for (int c = 0; c < 3; ++c) middle[c] += (span[k].low + span[k].high) / 2 * frame.rows[k][c];
       half_size += (span[k].high - span[k].low) / 2 * norm(frame.rows[k]);
@@ -248,8 +279,11 @@ struct Builder {
       const int32_t shift[3] = {a - wrap[i][0], b - wrap[i][1], c - wrap[i][2]};
       float at[3];
       for (int k = 0; k < 3; ++k) {
-        at[k] = float(double(r[k]) + shift[0] * rows[0][k] + shift[1] * rows[1][k] + shift[2] * rows[2][k] -
-                      middle[k]);
+        double x = double(r[k]) + shift[0] * rows[0][k] + shift[1] * rows[1][k] + shift[2] * rows[2][k];
+        if (!closed.empty()) {
+          x -= closed[i][0] * rows[0][k] + closed[i][1] * rows[1][k] + closed[i][2] * rows[2][k];
+        }
+        at[k] = float(x - middle[k]);
       }
       grid.images[s] = {{r[0], r[1], r[2]}, int32_t(i), {shift[0], shift[1], shift[2]}};
       grid.x[s] = at[0];
@@ -267,13 +301,19 @@ struct Builder {
     }
   }
 
-  // Error of one component of a difference: float32 rounding of both coordinates and of the difference, the
-  // wrapping in float64, and the rounding of the edge vector itself in T. Twice the sum, to be safe.
+  // Error of one component of a difference, twice, to be safe: float32 rounding of both coordinates and of
+  // the difference, float64 rounding on the way there, and the rounding of the edge vector in T, which grows
+  // with the shift, not with the positions.
   Limits limits() const {
     constexpr double in_float = std::numeric_limits<float>::epsilon(),
+                     in_double = std::numeric_limits<double>::epsilon(),
                      in_t = std::numeric_limits<T>::epsilon();
+    double moved = cutoff;
+    for (int k = 0; k < 3; ++k) {
+      if (pbc[k]) moved += 2 * (max_wrap[k] + 1 + reach / frame.height[k]) * norm(frame.rows[k]);
+    }
     const double component =
-        2 * (in_float * (half_size + cutoff) + 8 * in_t * (size + cutoff) / frame.volume);
+        2 * (in_float * (half_size + cutoff) + 8 * in_double * size / frame.volume + 8 * in_t * moved);
     const double squared =
         4 * cutoff * component + 4 * component * component + 8 * in_float * cutoff * cutoff;
     return {float(cutoff * cutoff - squared), float(cutoff * cutoff + squared)};

@@ -330,7 +330,7 @@ def test_batch_equals_the_structures_one_by_one(dtype):
     assert torch.equal(found.edge_vec, torch.cat(vec))
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4, 1e7])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4, 1e7, 1e10])
 def test_sparse_and_clustered_systems_equal_the_reference(scale, dtype):
     """Bounding boxes that are almost empty, along one direction or all, where no dense grid can be stored."""
     rng = np.random.default_rng(2)
@@ -356,6 +356,18 @@ def test_every_edge_has_its_reverse_at_the_cutoff(dtype):
         reverse = torch.cat([found.edge_index.flip(0), -found.cell_shift.t()]).t().tolist()
         assert sorted(edges) == sorted(reverse) and edges == sorted(edges)
         assert (found.edge_vec.double().norm(dim=1) < 5.43 / 2**0.5).all()
+
+
+def test_atoms_that_have_flown_away_change_nothing_for_the_others():
+    positions, cell, pbc = crystal(4)
+    pbc = torch.zeros_like(pbc)
+    away = torch.tensor([[3e9, 0.5, 0], [3e9, 1.5, 0], [0, 0.2, -7e11], [2e4, 0, 3e5]], dtype=torch.float64)
+    expected = neighbor_list(positions, cell, pbc, 5.0)
+    found = neighbor_list(torch.cat([positions, away]), cell, pbc, 5.0)
+    ours = (found.edge_index < len(positions)).all(0)
+    for a, b in zip((found.edge_index[:, ours], found.cell_shift[ours], found.edge_vec[ours]), expected):
+        assert torch.equal(a, b)
+    assert (found.edge_index[:, ~ours] - len(positions)).tolist() == [[0, 1], [1, 0]]
 
 
 @given(
