@@ -22,7 +22,7 @@ def test_the_whole_way(potential, molecule, tmp_path, monkeypatch, capsys):
     ase.io.write("data.extxyz", molecule)
 
     assert main(["export", "model.uqf", "-o", "model.pt"]) == 0
-    assert "equal to 1e-06" in capsys.readouterr().out
+    assert "equal to the Python model to 1e-06" in capsys.readouterr().out
     assert main(["info", "model.pt"]) == 0
     assert "instruction set" in capsys.readouterr().out
     assert main(["eval", "model.pt", "data.extxyz", "-o", "evaluation"]) == 0

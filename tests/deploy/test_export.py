@@ -11,6 +11,7 @@ from uqforce import __version__
 from uqforce.deploy import export as module
 from uqforce.deploy.errors import ExportError
 from uqforce.deploy.export import (
+    call,
     export,
     load_exported,
     open_model,
@@ -51,11 +52,11 @@ def test_same_numbers_in_a_process_that_imports_torch_only(
         prediction = potential(*case)._asdict()
         carried = {name for name, value in prediction.items() if value.numel() > 0}
         assert ("nll" in carried) == ("forces_uncertainty" in carried) == uncertain
-        for call, got in enumerate(calls):
+        for number, got in enumerate(calls):
             assert set(got) == carried
             for name, value in got.items():
                 want = prediction[name]
-                exact = call == 0 or dtype == "float64" or name in ("energy", "energies", "nll", "features")
+                exact = number == 0 or dtype == "float64" or name in ("energy", "energies", "nll", "features")
                 # later calls: rounding of TorchScript's own float32 derivatives
                 bound = 1e-9 if exact else 1e-6 * max(1.0, want.abs().max().item())
                 torch.testing.assert_close(value, want, rtol=0, atol=bound)
@@ -69,6 +70,29 @@ def test_arguments_and_results_carry_no_graph(exported, potential):
         out = module(*case)
         assert not case[0].requires_grad
         assert not any(value.requires_grad for value in out.values())
+
+
+def test_wrong_types_of_arguments(exported, potential):
+    module, _ = load_exported(exported)
+    edge_vec, edge_index, *rest = sample_structure(potential)
+    with pytest.raises(Exception, match="edge_index is Int, expected Long"):
+        module(edge_vec, edge_index.int(), *rest)
+    with pytest.raises(Exception, match="edge_index"):
+        module(edge_vec, edge_index[:, :-1], *rest)
+    rounded = edge_vec.float()
+    assert torch.equal(
+        call(module, rounded, edge_index, *rest)["forces"],
+        call(module, rounded.double(), edge_index, *rest)["forces"],
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_first_call_is_like_the_later_ones(dtype, make_potential, tmp_path):
+    export(make_potential(dtype), tmp_path / "model.pt")
+    module, _ = open_model(tmp_path / "model.pt")
+    case = sample_structure(make_potential())
+    first, *later = [call(module, *case) for _ in range(4)]
+    assert all(torch.equal(out[name], first[name]) for out in later for name in first)
 
 
 def test_metadata(exported, make_potential):
@@ -99,14 +123,14 @@ def test_the_model_given_is_untouched(make_potential, tmp_path):
     assert any(p.requires_grad for p in potential.parameters())
 
 
-@pytest.mark.parametrize("call", [0, 2])
-def test_no_file_is_left_when_the_check_fails(potential, tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("number", [0, 2])
+def test_no_file_is_left_when_the_check_fails(potential, tmp_path, monkeypatch, number):
     target = tmp_path / "folder" / "model.pt"
     good = module.run_in_fresh_process
 
     def wrong(*arguments):
         outputs = good(*arguments)
-        outputs[0][call]["forces"][3, 1] += 1e-4 * max(1.0, outputs[0][0]["forces"].abs().max())
+        outputs[0][number]["forces"][3, 1] += 1e-4 * max(1.0, outputs[0][0]["forces"].abs().max())
         return outputs
 
     monkeypatch.setattr(module, "run_in_fresh_process", wrong)

@@ -1,7 +1,11 @@
 """Molecular dynamics: conservation, thermostat, halting, exact restart."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import ase.build
 import ase.io
@@ -14,8 +18,11 @@ from ase.constraints import FixAtoms
 from uqforce.deploy.arguments import EXIT_HALTED, EXIT_NOT_FINITE
 from uqforce.deploy.calculator import Calculator
 from uqforce.deploy.errors import DeployError
+from uqforce.deploy.export import export
 from uqforce.deploy.md import Settings, draw_velocities, make_dynamics, run_md
+from uqforce.model import save_model
 
+ROOT = Path(__file__).parents[2]
 COLD = {"temperature": 30.0, "timestep": 0.2}  # a random model has no chemistry: keep it slow
 
 
@@ -98,6 +105,31 @@ def test_restart_is_bitwise_the_uninterrupted_run(potential, crystal, tmp_path, 
     parts = [frame for frame in parts if frame.info["step"] != 18]
     assert [frame.info["step"] for frame in parts] == [frame.info["step"] for frame in whole]
     assert all(np.array_equal(a.arrays["nll"], b.arrays["nll"]) for a, b in zip(whole, parts))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "uqf"])
+def test_restart_in_another_process_is_bitwise_the_same(make_potential, molecule, tmp_path, suffix):
+    potential = make_potential("float32")
+    save_model(potential, tmp_path / "model.uqf")
+    export(potential, tmp_path / "model.pt")
+    ase.io.write(tmp_path / "start.xyz", molecule)
+
+    def command(*arguments):
+        program = [sys.executable, "-m", "uqforce.cli", "md", f"model.{suffix}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*program, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    start = ["start.xyz", "--temperature", "30", "--timestep", "0.2", "--every", "3"]
+    command(*start, "-o", "whole", "--steps", "9")
+    command(*start, "-o", "parts", "--steps", "6")
+    command("parts", "--steps", "9")
+    for name in ("trajectory.extxyz", "log.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    whole, parts = (np.load(tmp_path / folder / "restart.npz") for folder in ("whole", "parts"))
+    assert all(np.array_equal(whole[name], parts[name]) for name in ("positions", "momenta"))
 
 
 def test_restart_refuses_another_run(calculator, make_potential, molecule, tmp_path):

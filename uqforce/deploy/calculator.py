@@ -12,7 +12,7 @@ from ase.outputs import Properties, all_outputs
 from torch import Tensor
 
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
-from uqforce.deploy.export import open_model
+from uqforce.deploy.export import call, open_model
 from uqforce.deploy.info import choose_device
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors, neighbor_list
@@ -175,8 +175,7 @@ class Calculator(BaseCalculator):
             edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
         except ValueError as error:
             raise DeployError(f"{atoms.get_chemical_formula()}: {error}") from error
-        with torch.enable_grad():  # forces are derivatives, whatever context the caller is in
-            out = self.module(edge_vec, edge_index, types, torch.zeros_like(types), 1)
+        out = call(self.module, edge_vec, edge_index, types, torch.zeros_like(types), 1)
 
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
             closest = edge_vec.norm(dim=1).min().item() if len(edge_vec) else float("inf")

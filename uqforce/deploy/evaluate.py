@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from uqforce.data import DataError, Frame, Keys, Units, check_types, read_frames
-from uqforce.deploy.export import open_model
+from uqforce.deploy.export import call, open_model
 from uqforce.deploy.info import choose_device
 from uqforce.deploy.tables import table
 from uqforce.model import Potential
@@ -58,7 +58,7 @@ def predict(
             [type_names.index(symbol) for frame in group for symbol in frame.symbols], device=device
         )
         neighbors = neighbor_list(positions, cell, pbc, metadata["cutoff"], batch)
-        out = module(neighbors.edge_vec, neighbors.edge_index, types, batch, len(group))
+        out = call(module, neighbors.edge_vec, neighbors.edge_index, types, batch, len(group))
         parts.append({name: out[name].detach().cpu().double().numpy() for name in out if "edge" not in name})
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     volume = np.array([frame.volume for frame in frames])
