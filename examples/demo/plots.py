@@ -157,11 +157,14 @@ def plot_run(folder: Path, thresholds: dict[str, float], path: Path) -> None:
     upper.legend(loc="upper left")
     lower.plot(time, score, color=COLOURS["300 K"], lw=1)
     lower.plot(time[-1], score[-1], "o", color="black", ms=6)
-    limits = {"99 % of\ntraining": thresholds["q0.99"], "all of\ntraining": thresholds["max"]}
-    limits["halt"] = settings["halt"]["nll"]
-    for text, limit in limits.items():
+    limits = {
+        "99 % of training": (thresholds["q0.99"], "top"),
+        "all of training": (thresholds["max"], "bottom"),
+        "halt": (settings["halt"]["nll"], "bottom"),
+    }
+    for text, (limit, side) in limits.items():
         lower.axhline(limit, color=GREY, ls="--", lw=1, zorder=0.5)
-        lower.text(1.01, limit, text, size=8, color=GREY, va="center", transform=lower.get_yaxis_transform())
+        lower.text(1.01, limit, text, size=8, color=GREY, va=side, transform=lower.get_yaxis_transform())
     lower.set(xlabel="time (ps)", ylabel="largest nll of an atom (nat)")
     lower.set_title(f"Uncertainty along the run: {time[-1]:.2f} ps, thermostat at {target[-1]:.0f} K")
     norm = plt.Normalize(thresholds["q0.5"], thresholds["max"])
