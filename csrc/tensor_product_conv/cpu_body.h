@@ -45,6 +45,20 @@ struct Constants {
   static constexpr Table table = make();
 };
 
+// The 2 l + 1 components of a block.
+template <int l, typename T, int n>
+UQFORCE_INLINE void load_rows(const Access<T, n>& access, const T* p, int64_t stride,
+                              Block<T, n> (&rows)[2 * l + 1]) {
+  UQFORCE_UNROLL
+  for (int m = 0; m <= 2 * l; ++m) rows[m] = access.load(p + m * stride);
+}
+template <int l, typename T, int n>
+UQFORCE_INLINE void store_rows(const Access<T, n>& access, T* p, int64_t stride,
+                               const Block<T, n> (&rows)[2 * l + 1]) {
+  UQFORCE_UNROLL
+  for (int m = 0; m <= 2 * l; ++m) access.store(p + m * stride, rows[m]);
+}
+
 template <typename T, int l1, int l2, int l3>
 void matrix(const T* sh, T* matrix) {
   using C = Constants<l1, l2, l3>;
@@ -65,27 +79,34 @@ void forward(const Unit& unit, const Chunk<T>& chunk) {
   constexpr auto& c = Constants<l1, l2, l3>::table;
   const Access<T, n> access(unit.channels);
   T* out = chunk.out + unit.out_offset;
-  Block<T, n> sum[2 * l3 + 1];
-  UQFORCE_UNROLL
-  for (int m3 = 0; m3 <= 2 * l3; ++m3) {
-    sum[m3] = Block<T, n>{};
-    if (!chunk.first) sum[m3] = access.load(out + m3 * unit.out_stride);
-  }
+  Block<T, n> sum[2 * l3 + 1]{};
+  if (!chunk.first) load_rows<l3>(access, out, unit.out_stride, sum);
   const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* x = chunk.x[e] + unit.in_offset;
     const T* matrix = chunk.matrix + unit.matrix + e;
+    Block<T, n> x[2 * l1 + 1];
+    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
     fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
-    Block<T, n> xw[2 * l1 + 1];
-    UQFORCE_UNROLL
-    for (int m1 = 0; m1 <= 2 * l1; ++m1) xw[m1] = access.load(x + m1 * unit.in_stride) * w;
-    UQFORCE_UNROLL
-    for (int p = 0; p < c.pairs; ++p) sum[c.m3[p]] += xw[c.m1[p]] * broadcast(matrix[p * kChunk]);
+    if constexpr (l2 == 0) {  // one number in the diagonal
+      const Block<T, n> wm = w * broadcast(matrix[0]);
+      UQFORCE_UNROLL
+      for (int m3 = 0; m3 <= 2 * l3; ++m3) sum[m3] += x[m3] * wm;
+    } else if constexpr (l3 < l1) {
+      Block<T, n> y[2 * l3 + 1]{};
+      UQFORCE_UNROLL
+      for (int p = 0; p < c.pairs; ++p) y[c.m3[p]] += x[c.m1[p]] * broadcast(matrix[p * kChunk]);
+      UQFORCE_UNROLL
+      for (int m3 = 0; m3 <= 2 * l3; ++m3) sum[m3] += y[m3] * w;
+    } else {
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) x[m1] = x[m1] * w;
+      UQFORCE_UNROLL
+      for (int p = 0; p < c.pairs; ++p) sum[c.m3[p]] += x[c.m1[p]] * broadcast(matrix[p * kChunk]);
+    }
   }
   chunk.ahead = ahead;
-  UQFORCE_UNROLL
-  for (int m3 = 0; m3 <= 2 * l3; ++m3) access.store(out + m3 * unit.out_stride, sum[m3]);
+  store_rows<l3>(access, out, unit.out_stride, sum);
 }
 
 // total[m2] += sum C[m1, m2, m3] a[m1] b[m3], channels of one lane added up.
@@ -100,11 +121,21 @@ UQFORCE_INLINE void add_dsh(const Block<T, n> (&a)[2 * l1 + 1], const Block<T, n
   for (int m2 = 0; m2 <= 2 * l2; ++m2) dsh[m2] = load(total + m2 * lanes);
   UQFORCE_UNROLL
   for (int k = 0; k < C::n_terms; ++k) {
-    if (c.first[k]) dm = dot(a[c.m1[c.pair[k]]], b[c.m3[c.pair[k]]]);
-    dsh[c.m2[k]] += static_cast<T>(c.value[k]) * dm;
+    const auto &am = a[c.m1[c.pair[k]]], &bm = b[c.m3[c.pair[k]]];
+    if constexpr (l1 == 0) {  // all constants are 1
+      dsh[c.m2[k]] = dot(am, bm, dsh[c.m2[k]]);
+    } else {
+      if (c.first[k]) dm = dot(am, bm);
+      dsh[c.m2[k]] += static_cast<T>(c.value[k]) * dm;
+    }
   }
   UQFORCE_UNROLL
   for (int m2 = 0; m2 <= 2 * l2; ++m2) store(total + m2 * lanes, dsh[m2]);
+}
+
+template <typename T>
+UQFORCE_INLINE T* dsh_of(const Unit& unit, const Chunk<T>& chunk, int64_t e) {
+  return chunk.dsh + (e * chunk.sh_dim + unit.sh_offset) * Simd<T>::lanes;
 }
 
 template <typename T, int n>
@@ -123,29 +154,56 @@ void backward(const Unit& unit, const Chunk<T>& chunk) {
   constexpr auto& c = Constants<l1, l2, l3>::table;
   const Access<T, n> access(unit.channels);
   Block<T, n> g[2 * l3 + 1];
-  UQFORCE_UNROLL
-  for (int m3 = 0; m3 <= 2 * l3; ++m3)
-    g[m3] = access.load(chunk.grad + unit.out_offset + m3 * unit.out_stride);
+  load_rows<l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g);
   const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* x = chunk.x[e] + unit.in_offset;
-    T* dx = chunk.dx[e] + unit.in_offset;
     const T* matrix = chunk.matrix + unit.matrix + e;
+    Block<T, n> x[2 * l1 + 1];
+    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
     fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
-    Block<T, n> y[2 * l1 + 1]{}, xw[2 * l1 + 1], dw{};
-    UQFORCE_UNROLL
-    for (int p = 0; p < c.pairs; ++p) y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
-    UQFORCE_UNROLL
-    for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-      const int64_t column = m1 * unit.in_stride;
-      const Block<T, n> xm = access.load(x + column);
-      xw[m1] = xm * w;
-      dw += xm * y[m1];
-      access.store(dx + column, access.load(dx + column) + w * y[m1]);
+    Block<T, n> dx[2 * l1 + 1]{};
+    if (chunk.dx[0] && !unit.first) load_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
+    Block<T, n> dw{};
+    if constexpr (l2 == 0) {  // one number in the diagonal
+      const Vector<T> m = broadcast(matrix[0]);
+      const Block<T, n> wm = w * m;
+      Block<T, n> xg{};
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+        xg += x[m1] * g[m1];
+        dx[m1] += g[m1] * wm;
+      }
+      dw = xg * m;
+      if (chunk.dsh) {
+        T* dsh = dsh_of(unit, chunk, e);
+        store(dsh, dot(w, xg, load(dsh)));
+      }
+    } else if constexpr (l3 == 0) {
+      const Block<T, n> wg = w * g[0];
+      Block<T, n> xm{};
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+        const Vector<T> m = broadcast(matrix[m1 * kChunk]);
+        xm += x[m1] * m;
+        dx[m1] += wg * m;
+      }
+      dw = xm * g[0];
+      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(x, {wg}, dsh_of(unit, chunk, e));
+    } else {
+      Block<T, n> y[2 * l1 + 1]{};
+      UQFORCE_UNROLL
+      for (int p = 0; p < c.pairs; ++p) y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+        dw += x[m1] * y[m1];
+        dx[m1] += w * y[m1];
+        x[m1] = x[m1] * w;
+      }
+      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(x, g, dsh_of(unit, chunk, e));
     }
-    store_dw(unit, chunk, e, access, dw);
-    add_dsh<T, l1, l2, l3, n>(xw, g, chunk.dsh + (e * chunk.sh_dim + unit.sh_offset) * Simd<T>::lanes);
+    if (chunk.dx[0]) store_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
+    if (chunk.dw[0]) store_dw(unit, chunk, e, access, dw);
   }
   chunk.ahead = ahead;
 }
@@ -161,67 +219,78 @@ void double_backward(const Unit& unit, const Chunk<T>& chunk) {
   constexpr auto& c = Constants<l1, l2, l3>::table;
   const Access<T, n> access(unit.channels);
   T* out = chunk.out + unit.out_offset;
-  Block<T, n> g[2 * l3 + 1], sum[2 * l3 + 1];
-  UQFORCE_UNROLL
-  for (int m3 = 0; m3 <= 2 * l3; ++m3) {
-    g[m3] = access.load(chunk.grad + unit.out_offset + m3 * unit.out_stride);
-    sum[m3] = Block<T, n>{};
-    if (!chunk.first) sum[m3] = access.load(out + m3 * unit.out_stride);
-  }
+  Block<T, n> g[2 * l3 + 1], sum[2 * l3 + 1]{};
+  load_rows<l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g);
+  if (!chunk.first) load_rows<l3>(access, out, unit.out_stride, sum);
   const char *ahead = chunk.ahead, *ddahead = chunk.ddahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* x = chunk.x[e] + unit.in_offset;
-    const T* ddx = chunk.ddx[e] + unit.in_offset;
-    T* dx = chunk.dx[e] + unit.in_offset;
     const T* matrix = chunk.matrix + unit.matrix + e;
     const T* ddmatrix = chunk.ddmatrix + unit.matrix + e;
+    Block<T, n> x[2 * l1 + 1], ddx[2 * l1 + 1];
+    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
+    load_rows<l1>(access, chunk.ddx[e] + unit.in_offset, unit.in_stride, ddx);
     const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
     const Block<T, n> ddw = access.load(chunk.ddw[e] + unit.weight_offset);
     fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
     fetch_ahead(ddahead, unit.ahead_lines, chunk.ddahead_step);
-    Block<T, n> y[2 * l1 + 1]{}, z[2 * l1 + 1]{}, q[2 * l1 + 1], dw{};
-    UQFORCE_UNROLL
-    for (int p = 0; p < c.pairs; ++p) {
-      y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
-      z[c.m1[p]] += g[c.m3[p]] * broadcast(ddmatrix[p * kChunk]);
+    Block<T, n> dx[2 * l1 + 1]{};
+    if (chunk.dx[0] && !unit.first) load_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
+    Block<T, n> dw{};
+    if constexpr (l2 == 0) {  // one number in the diagonals
+      const Vector<T> m = broadcast(matrix[0]), ddm = broadcast(ddmatrix[0]);
+      const Block<T, n> wm = w * m, moved = ddw * m + w * ddm;
+      Block<T, n> xg{}, ddxg{};
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+        sum[m1] += ddx[m1] * wm;
+        sum[m1] += x[m1] * moved;
+        dx[m1] += g[m1] * moved;
+        xg += x[m1] * g[m1];
+        ddxg += ddx[m1] * g[m1];
+      }
+      dw = ddxg * m + xg * ddm;
+      if (chunk.dsh) {
+        T* dsh = dsh_of(unit, chunk, e);
+        store(dsh, dot(w, ddxg, dot(ddw, xg, load(dsh))));
+      }
+    } else {
+      Block<T, n> y[2 * l1 + 1]{}, z[2 * l1 + 1]{};
+      UQFORCE_UNROLL
+      for (int p = 0; p < c.pairs; ++p) {
+        y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
+        z[c.m1[p]] += g[c.m3[p]] * broadcast(ddmatrix[p * kChunk]);
+      }
+      UQFORCE_UNROLL
+      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+        dw += ddx[m1] * y[m1];
+        dw += x[m1] * z[m1];
+        dx[m1] += ddw * y[m1];
+        dx[m1] += w * z[m1];
+        ddx[m1] = ddx[m1] * w + x[m1] * ddw;  // q
+        x[m1] = x[m1] * w;
+      }
+      UQFORCE_UNROLL
+      for (int p = 0; p < c.pairs; ++p) {
+        sum[c.m3[p]] += ddx[c.m1[p]] * broadcast(matrix[p * kChunk]);
+        sum[c.m3[p]] += x[c.m1[p]] * broadcast(ddmatrix[p * kChunk]);
+      }
+      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(ddx, g, dsh_of(unit, chunk, e));
     }
-    UQFORCE_UNROLL
-    for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-      const int64_t column = m1 * unit.in_stride;
-      const Block<T, n> xm = access.load(x + column), ddxm = access.load(ddx + column);
-      dw += ddxm * y[m1];
-      dw += xm * z[m1];
-      access.store(dx + column, access.load(dx + column) + ddw * y[m1] + w * z[m1]);
-      q[m1] = ddxm * w + xm * ddw;
-      z[m1] = xm * w;
-    }
-    store_dw(unit, chunk, e, access, dw);
-    UQFORCE_UNROLL
-    for (int p = 0; p < c.pairs; ++p) {
-      sum[c.m3[p]] += q[c.m1[p]] * broadcast(matrix[p * kChunk]);
-      sum[c.m3[p]] += z[c.m1[p]] * broadcast(ddmatrix[p * kChunk]);
-    }
-    add_dsh<T, l1, l2, l3, n>(q, g, chunk.dsh + (e * chunk.sh_dim + unit.sh_offset) * Simd<T>::lanes);
+    if (chunk.dx[0]) store_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
+    if (chunk.dw[0]) store_dw(unit, chunk, e, access, dw);
   }
   chunk.ahead = ahead;
   chunk.ddahead = ddahead;
-  UQFORCE_UNROLL
-  for (int m3 = 0; m3 <= 2 * l3; ++m3) access.store(out + m3 * unit.out_stride, sum[m3]);
+  store_rows<l3>(access, out, unit.out_stride, sum);
 }
 
 template <typename T>
 void sum_lanes(const T* partial, int64_t columns, T* dsh) {
   constexpr int lanes = Simd<T>::lanes;
-  for (int64_t c = 0; c < columns; ++c) {
-    Vector<T> v = load(partial + c * lanes);
-    UQFORCE_UNROLL
-    for (int half = lanes / 2; half > 0; half /= 2) {
-      typename Simd<T>::integers rotated;
-      for (int u = 0; u < lanes; ++u) rotated[u] = (u + half) % lanes;
-      v += __builtin_shuffle(v, rotated);
-    }
-    dsh[c] = v[0];
-  }
+  int64_t c = 0;
+  for (; c + lanes <= columns; c += lanes) store(dsh + c, lane_sums<T>(partial + c * lanes, int64_t(lanes)));
+  if (c == columns) return;
+  Lanes<T>(columns - c).store(dsh + c, lane_sums<T>(partial + c * lanes, columns - c));
 }
 
 template <typename T>

@@ -20,9 +20,11 @@ struct Unit {
   int64_t sh_offset;    // l2 * l2
   int64_t ahead_lines;  // cache lines to fetch ahead with every edge
   bool whole_lines;     // the block's weights are whole cache lines, given that rows of weights are
+  bool first;           // of its input: dx is written, else added to
 };
 
-// Pointers [kChunk] are to the rows of each edge: of its neighbour in x, ddx; its own elsewhere.
+// Pointers [kChunk] are to the rows of each edge: of its neighbour in x, ddx; its own elsewhere. A result
+// that is not wanted is null: all rows of dx, all rows of dw, dsh.
 template <typename T>
 struct Chunk {
   int64_t edges;
@@ -32,7 +34,7 @@ struct Chunk {
   const T* weight[kChunk];
   const T* ddx[kChunk];
   const T* ddw[kChunk];
-  T* dx[kChunk];  // added to
+  T* dx[kChunk];  // columns that no path reads are left alone
   T* dw[kChunk];
   const T* grad;      // row of the centre
   T* out;             // row of the centre

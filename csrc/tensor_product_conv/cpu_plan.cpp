@@ -39,7 +39,15 @@ std::vector<int64_t> EdgesByCentre::cuts(int64_t size) const {
 
 template <typename T>
 Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op) {
+  std::vector<bool> read(spec.dim_in), written(spec.dim_in);
   for (const ConvPath& path : spec.paths) {
+    const auto for_columns = [&path](auto use) {
+      for (int64_t m = 0; m <= 2 * path.l1; ++m)
+        for (int64_t u = 0; u < path.mul; ++u) use(path.in_offset + m * path.in_stride + u);
+    };
+    bool first = true;
+    for_columns([&](int64_t column) { first &= !read[column]; });
+    for_columns([&](int64_t column) { read[column] = true, written[column] = written[column] || first; });
     const CouplingKernels<T>& of_path = kernels.coupling[path.l1][path.l2][path.l3];
     auto coupling =
         std::find_if(couplings.begin(), couplings.end(), [&](auto& c) { return c.kernels == &of_path; });
@@ -62,10 +70,13 @@ Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernel
       unit.whole_lines =
           unit.weight_offset * sizeof(T) % kLine == 0 && unit.channels * sizeof(T) % kLine == 0;
       unit.ahead_lines = of_path.pairs;  // the cost, for now
+      unit.first = first;
       steps.push_back({whole ? kernel.whole : kernel.part, unit});
       u += unit.channels;
     }
   }
+  for (int64_t column = 0; column < spec.dim_in; ++column)
+    if (!written[column]) unwritten.push_back(column);
   // A row of weights is fetched ahead by all units together, each its share by cost.
   double total = 0, done = 0;
   for (const Step& step : steps) total += step.unit.ahead_lines;

@@ -45,6 +45,7 @@ struct Plan {
 
   std::vector<Step> steps;
   std::vector<Coupling> couplings;  // distinct ones
+  std::vector<int64_t> unwritten;   // columns of x that no unit is the first of
   int64_t matrix_size = 0;          // of all couplings, [pairs, kChunk] each
 
   Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #if UQFORCE_VECTOR_BYTES > 16
 #include <immintrin.h>
 #endif
@@ -53,6 +54,26 @@ inline void stream_fence() {
 #if UQFORCE_VECTOR_BYTES > 16
   _mm_sfence();
 #endif
+}
+
+// The lanes of `count` <= lanes vectors added up, one sum a lane: half of the groups of lanes that are summed
+// already change places between two vectors, which are then added.
+template <typename T, int half, int... lane>
+UQFORCE_INLINE Vector<T> merge(Vector<T> a, Vector<T> b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = Simd<T>::lanes;
+  return __builtin_shufflevector(a, b, (lane & half ? lane + lanes : lane)...) +
+         __builtin_shufflevector(a, b, (lane & half ? lane - half + lanes : lane + half)...);
+}
+template <typename T, int half = Simd<T>::lanes / 2>
+UQFORCE_INLINE Vector<T> lane_sums(const T* p, int64_t count) {
+  constexpr int lanes = Simd<T>::lanes;
+  if constexpr (half == 0) {
+    return count > 0 ? load(p) : Vector<T>{};
+  } else {
+    return merge<T, half>(lane_sums<T, half / 2>(p, count),
+                          lane_sums<T, half / 2>(p + half * lanes, count - half),
+                          std::make_integer_sequence<int, lanes>{});
+  }
 }
 
 // Fetches cache lines into the second-level cache and moves p on.
@@ -147,6 +168,12 @@ template <typename T, int n>
 UQFORCE_INLINE void stream(T* p, const Block<T, n>& b) {
   UQFORCE_UNROLL
   for (int k = 0; k < n; ++k) stream(p + k * Simd<T>::lanes, b.v[k]);
+}
+template <typename T, int n>
+UQFORCE_INLINE Vector<T> dot(const Block<T, n>& a, const Block<T, n>& b, Vector<T> sum) {
+  UQFORCE_UNROLL
+  for (int k = 0; k < n; ++k) sum += a.v[k] * b.v[k];
+  return sum;
 }
 template <typename T, int n>
 UQFORCE_INLINE Vector<T> dot(const Block<T, n>& a, const Block<T, n>& b) {

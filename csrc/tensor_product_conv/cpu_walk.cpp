@@ -30,8 +30,7 @@ class Workspace {
   T* data_;
 };
 
-// One thread's walk. Kernels know no absent rows: an absent input is one row of zeros, a result that is not
-// wanted goes to one row of scratch.
+// One thread's walk. Kernels know no absent inputs: those are one row of zeros.
 template <typename T>
 class Walker {
  public:
@@ -47,10 +46,10 @@ class Walker {
         ddmatrix_(plan.matrix_size),
         dsh_(kChunk * spec.sh_dim * kernels.lanes),
         zeros_(std::max(spec.dim_in, spec.weight_numel)),
-        scratch_(std::max({spec.dim_in, spec.weight_numel, spec.dim_out})) {
+        scratch_(arrays.out ? 0 : spec.dim_out) {
     chunk_.matrix = matrix_.data();
     chunk_.ddmatrix = ddmatrix_.data();
-    chunk_.dsh = dsh_.data();
+    chunk_.dsh = arrays.dsh ? dsh_.data() : nullptr;
     chunk_.sh_dim = spec.sh_dim;
     // A result too large for the caches is not found there by whoever reads it.
     constexpr int64_t kStreamBytes = 1 << 23;
@@ -84,15 +83,16 @@ class Walker {
  private:
   void chunk(int64_t position, T* dx_rows) {
     const int64_t in = spec_.dim_in, weights = spec_.weight_numel;
-    if (dx_rows) std::memset(dx_rows, 0, chunk_.edges * in * sizeof(T));
     for (int64_t k = 0; k < chunk_.edges; ++k) {
       const int64_t e = edges_.edge(position + k), j = edges_.neighbour[e];
       chunk_.x[k] = arrays_.x + j * in;
       chunk_.weight[k] = arrays_.weight + e * weights;
       chunk_.ddx[k] = arrays_.ddx ? arrays_.ddx + j * in : zeros_.data();
       chunk_.ddw[k] = arrays_.ddw ? arrays_.ddw + e * weights : zeros_.data();
-      chunk_.dx[k] = dx_rows ? dx_rows + k * in : scratch_.data();
-      chunk_.dw[k] = arrays_.dw ? arrays_.dw + e * weights : scratch_.data();
+      chunk_.dx[k] = dx_rows ? dx_rows + k * in : nullptr;
+      chunk_.dw[k] = arrays_.dw ? arrays_.dw + e * weights : nullptr;
+      if (!dx_rows) continue;
+      for (int64_t column : plan_.unwritten) dx_rows[k * in + column] = 0;
     }
     chunk_.ahead = reinterpret_cast<const char*>(chunk_.weight[chunk_.edges - 1] + weights);
     chunk_.ddahead = reinterpret_cast<const char*>(chunk_.ddw[chunk_.edges - 1] + weights);
@@ -101,8 +101,10 @@ class Walker {
     if (arrays_.dsh) std::memset(dsh_.data(), 0, chunk_.edges * spec_.sh_dim * kernels_.lanes * sizeof(T));
     for (const auto& [kernel, unit] : plan_.steps) kernel(unit, chunk_);
     if (!arrays_.dsh) return;
-    for (int64_t k = 0; k < chunk_.edges; ++k) {
-      kernels_.sum_lanes(dsh_.data() + k * spec_.sh_dim * kernels_.lanes, spec_.sh_dim,
+    // The rows of edges in order follow one another.
+    const int64_t rows = edges_.order ? 1 : chunk_.edges;
+    for (int64_t k = 0; k < chunk_.edges; k += rows) {
+      kernels_.sum_lanes(dsh_.data() + k * spec_.sh_dim * kernels_.lanes, rows * spec_.sh_dim,
                          arrays_.dsh + edges_.edge(position + k) * spec_.sh_dim);
     }
   }
