@@ -2,13 +2,14 @@
 
 Edges as in a condensed phase: 40 neighbours within a window of the atoms' order. The rival forms the same
 results with torch's own ops, through arrays of [K,N,3] and [K,E,9] and, for the local noise, a sort of pairs.
+Counted bytes: edges, vectors and gradients read once, the backward reads and writes gradients once more.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from timing import Case
+from timing import Case, Work
 from torch import Tensor
 
 ATOMS, NEIGHBOURS = 10_000, 40
@@ -104,4 +105,6 @@ def cases() -> Iterator[Case]:
         inputs = make_inputs(members, mode)
         rivals = {"uqforce": partial(ours, backward, inputs), "torch": partial(plain_torch, backward, inputs)}
         name = f"{mode}, {members} member{'s' * (members > 1)}{', with gradient' * backward}, float32"
-        yield Case(name, "edge", ATOMS * NEIGHBOURS, rivals, check)
+        edges, gradients = ATOMS * NEIGHBOURS, 2 * 12 * members * ATOMS * NEIGHBOURS
+        least = Work(bytes=28 * edges + 15 * 4 * ATOMS + gradients + backward * (28 * edges + 2 * gradients))
+        yield Case(name, "edge", edges, rivals, check, least, memory=members == 8)

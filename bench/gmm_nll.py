@@ -2,7 +2,8 @@
 
 Features are drawn from the mixture, as those of a model near its training data are. Plain torch is what a
 model without a kernel would do: a [M,n,D] array of whitened features through batched matrix products, for all
-atoms at once or (where it is fastest) n = 512 at a time.
+atoms at once or (where it is fastest) n = 512 at a time. Counted operations: D (D + 1) for each product with
+a triangular factor, one for the value, two with the gradient, five with a Hessian's product too.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 import torch
-from timing import Case
+from timing import Case, Work
 from torch import Tensor
 
 ATOMS, CHUNK = 20_000, 512
@@ -87,6 +88,16 @@ WORKLOADS = [  # features, components, dtype, what, plain torch's chunks
 ]
 
 
+def work(dim: int, components: int, dtype: torch.dtype, what: Callable) -> Work:
+    products = {value: 1, gradient: 2, hessian_product: 5}[what]
+    vectors = ATOMS * dim * (1 if what is value else 2)
+    return Work(
+        bytes=dtype.itemsize * (vectors + ATOMS + components * dim * (dim + 1)),
+        flops=products * ATOMS * components * dim * (dim + 1),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
 def cases() -> Iterator[Case]:
     for *size, what, chunks in WORKLOADS:
         dim, components, dtype = size
@@ -97,4 +108,5 @@ def cases() -> Iterator[Case]:
             rivals[f"torch, {chunk} at a time"] = partial(plain_torch, what, chunk, *size)
         check = torch.testing.assert_close if dtype == torch.float64 else None
         name = f"{what.__name__.replace('_', ' ')}, {dim} features, {components} components"
-        yield Case(f"{name}, {str(dtype).removeprefix('torch.')}", "atom", ATOMS, rivals, check)
+        least = work(dim, components, dtype, what)
+        yield Case(f"{name}, {least.dtype}", "atom", ATOMS, rivals, check, least, memory=what is gradient)

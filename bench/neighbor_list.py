@@ -1,6 +1,7 @@
 """Neighbour lists with shifts and vectors, float64, against vesin, matscipy and ASE; gradients against torch.
 
-Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. With
+Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. Counted bytes:
+positions read, pairs, shifts and vectors written (64 bytes per pair). With
 UQFORCE_BENCH_LARGE=1 also a million atoms. Every new page of a large result costs more than the result's
 arithmetic, so the allocator matters to all: GLIBC_TUNABLES=glibc.malloc.mmap_threshold=8589934592:
 glibc.malloc.trim_threshold=8589934592 keeps freed memory.
@@ -10,27 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 
 import ase
-import ase.build
 import numpy as np
 import torch
-from timing import Case
+from systems import silicon, tensors
+from timing import Case, Work
 
 CUTOFF = 5.0
 MOLECULES, MOLECULE_ATOMS, MOLECULE_SIZE = 1000, 27, 7.5
-
-
-def silicon(repeat: int, shuffled: bool) -> ase.Atoms:
-    atoms = ase.build.bulk("Si", cubic=True) * (repeat, repeat, repeat)
-    atoms.rattle(0.1, seed=0)
-    return atoms[np.random.default_rng(0).permutation(len(atoms))] if shuffled else atoms
-
-
-def tensors(atoms: ase.Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return (
-        torch.tensor(atoms.positions),
-        torch.tensor(atoms.cell.array)[None],
-        torch.tensor(atoms.pbc)[None],
-    )
 
 
 def ours(*inputs) -> Callable:
@@ -71,6 +58,10 @@ def ase_list(atoms: ase.Atoms) -> Callable:
     return make
 
 
+def work(atoms: int, pairs: int) -> Work:
+    return Work(bytes=24 * atoms + 64 * pairs)
+
+
 def same_number_of_pairs(one: np.ndarray, other: np.ndarray) -> None:
     assert len(one) == len(other)
 
@@ -78,7 +69,9 @@ def same_number_of_pairs(one: np.ndarray, other: np.ndarray) -> None:
 def crystals() -> Iterator[Case]:
     large = [(50, True)] if os.environ.get("UQFORCE_BENCH_LARGE") == "1" else []
     for repeat, shuffled in [(5, False), (11, False), (23, False), (23, True), *large]:
-        atoms = silicon(repeat, shuffled)
+        atoms = silicon(repeat, jitter=0.1)
+        if shuffled:
+            atoms = atoms[np.random.default_rng(0).permutation(len(atoms))]
         find = ours(*tensors(atoms), CUTOFF)
         rivals = {
             "uqforce": find,
@@ -89,7 +82,9 @@ def crystals() -> Iterator[Case]:
         if len(atoms) <= 1000:
             rivals["ase"] = ase_list(atoms)
         name = f"silicon, {len(atoms)} atoms{', shuffled' if shuffled else ''}"
-        yield Case(name, "pair", len(find()()), rivals, same_number_of_pairs)
+        pairs = len(find()())
+        least = work(len(atoms), pairs)
+        yield Case(name, "pair", pairs, rivals, same_number_of_pairs, least, memory=repeat == 23)
 
 
 def molecules() -> Iterator[Case]:
@@ -100,24 +95,18 @@ def molecules() -> Iterator[Case]:
     ]
     positions, cell, pbc = (torch.cat(parts) for parts in zip(*map(tensors, structures)))
     batch = torch.arange(MOLECULES).repeat_interleave(MOLECULE_ATOMS)
-    rivals = {
-        "uqforce": ours(positions, cell, pbc, CUTOFF, batch),
-        "vesin, one by one": vesin(structures, is_sorted=False),
-    }
-    yield Case(
-        f"{MOLECULES} molecules of {MOLECULE_ATOMS} atoms",
-        "molecule",
-        MOLECULES,
-        rivals,
-        same_number_of_pairs,
-    )
+    find = ours(positions, cell, pbc, CUTOFF, batch)
+    rivals = {"uqforce": find, "vesin, one by one": vesin(structures, is_sorted=False)}
+    name = f"{MOLECULES} molecules of {MOLECULE_ATOMS} atoms"
+    least = work(len(positions), len(find()()))
+    yield Case(name, "molecule", MOLECULES, rivals, same_number_of_pairs, least)
 
 
 def gradients() -> Iterator[Case]:
     from uqforce.ops import edge_vectors, neighbor_list
     from uqforce.reference import neighbor_list as reference
 
-    positions, cell, pbc = tensors(silicon(11, shuffled=False))
+    positions, cell, pbc = tensors(silicon(11, jitter=0.1))
     edge_index, cell_shift, edge_vec = neighbor_list(positions, cell, pbc, CUTOFF)
     grad = torch.randn_like(edge_vec)
 
@@ -130,7 +119,9 @@ def gradients() -> Iterator[Case]:
 
     rivals = {"uqforce": forward_backward(edge_vectors), "torch": forward_backward(reference.edge_vectors)}
     name = f"edge vectors and their gradient, {len(positions)} atoms"
-    yield Case(name, "pair", len(edge_vec), rivals, torch.testing.assert_close)
+    # Pairs and shifts are read by both, vectors written, their gradient read.
+    least = Work(bytes=(2 * 40 + 2 * 24) * len(edge_vec) + 3 * 24 * len(positions))
+    yield Case(name, "pair", len(edge_vec), rivals, torch.testing.assert_close, least)
 
 
 def cases() -> Iterator[Case]:

@@ -1,74 +1,87 @@
 """Run the benchmarks `python bench/run.py [NAME ...]`; bench/NAME.py has `cases() -> Iterable[Case]`.
 
-Prints a table per case and writes bench/results/<machine>/NAME.json with the machine's facts; --json prints
-that instead of the table. Figures taken on a busy machine say so: look at `load_average`.
+Prints a table per case and writes bench/results/<machine>/NAME.json with the machine's facts, or all of it to
+the file of --json. `ratio` is the time of a rival over ours. "ceiling" is the share of the time that the
+counted bytes or operations would take at the best bandwidth and matrix product measured in the same run.
+"CPU" is the time that the process's threads computed: with one thread less than "ms" by what the machine
+spent on others, with a busy machine the fairer figure. `load_average` counts the benchmark's own threads.
 """
 
 import argparse
-import importlib
 import json
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]  # uqforce as built in place, and the benchmarks
-
-from timing import Case, machine_facts, run_case  # noqa: E402
-
-COMMON = ("run", "timing", "systems")
+COMMON = ("run", "measure", "timing", "remote", "systems", "report", "test_regressions")
+QUICK_SECONDS, SECONDS = 0.15, 1.0
 
 
-def table(case: Case, rows: list[dict]) -> str:
-    """The rows as text; `ratio` says how many times longer than the first one of them it takes."""
-    per = f"ns_per_{case.unit}"
-    lines = [f"  {'':24}{'ms':>10}{'min':>10}{'max':>10}{'ns/' + case.unit:>12}{'ratio':>8}"]
-    base = next((row["median_ms"] for row in rows if "median_ms" in row), None)
-    for row in rows:
-        if "error" in row:
-            lines.append(f"  {row['rival']:24}{row['error']}")
-            continue
-        times = "".join(f"{row[key]:10.3f}" for key in ("median_ms", "min_ms", "max_ms"))
-        lines.append(f"  {row['rival']:24}{times}{row[per]:12.1f}{row['median_ms'] / base:8.2f}")
-    return "\n".join([case.name, *lines])
-
-
-def main() -> None:
+def parse() -> argparse.Namespace:
     names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in COMMON)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default all: {', '.join(names)}")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and the kernels (default 1)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time given to each rival of a case")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads (default 1)")
+    parser.add_argument("--seconds", type=float, help=f"for each rival of a case (default {SECONDS})")
+    parser.add_argument("--quick", action="store_true", help=f"fewer cases, {QUICK_SECONDS} seconds each")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
-    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write results there, not to --output")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
     args = parser.parse_args()
+    args.names = args.names or names
     if unknown := set(args.names) - set(names):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(names)}")
-    if os.environ.get("OMP_NUM_THREADS") != str(args.threads):
-        # The rivals' libraries read it when they are loaded, so everything starts again.
-        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+    if args.seconds is None:
+        args.seconds = QUICK_SECONDS if args.quick else SECONDS
+    return args
 
-    for name in args.names or names:
-        result = {"name": name, "machine": machine_facts(), "cases": []}
-        for case in importlib.import_module(name).cases():
-            if args.only not in case.name:
-                continue
-            rows = run_case(case, args.seconds)
-            result["cases"].append({"case": case.name, "rows": rows})
-            if not args.json:
-                print(f"{name}: {table(case, rows)}\n", flush=True)
-        text = json.dumps(result, indent=1)
-        if args.json:
-            print(text)
-        machine = result["machine"]["gpu"] or result["machine"]["cpu"]
-        folder = args.output / re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(text + "\n")
+
+def measured(args: argparse.Namespace, threads: int, scratch: str) -> dict:
+    """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
+    output = Path(scratch) / "measured.json"
+    options = {key: getattr(args, key) for key in ("names", "only", "seconds", "quick")}
+    number = str(threads)
+    variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "UQFORCE_BENCH_SCRATCH": scratch}
+    command = [sys.executable, str(HERE / "measure.py"), json.dumps(options | {"output": str(output)})]
+    subprocess.run(command, env={**os.environ, **variables}, check=True)
+    return json.loads(output.read_text())
+
+
+def scaling(name: str, entries: list[dict]) -> str:
+    """How many times faster each case of ours is with more threads, as text."""
+    lines = []
+    first = {entry["case"]: entry for entry in reversed(entries)}
+    for entry in entries:
+        if entry is not (base := first[entry["case"]]):
+            factor = base["rows"][0]["median_ms"] / entry["rows"][0]["median_ms"]
+            lines.append(f"  {factor:5.2f}x with {entry['threads']} threads: {entry['case']}")
+    return "\n".join([f"{name}, uqforce against {entries[0]['threads']} thread", *lines, ""]) if lines else ""
+
+
+def main() -> None:
+    args = parse()
+    command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
+    with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as scratch:
+        runs = [measured(args, threads, scratch) for threads in args.threads]
+    results = []
+    for name in args.names:
+        entries = [entry for run in runs for entry in run["benchmarks"][name]]
+        print(scaling(name, entries), end="")
+        results.append({"name": name, "command": command, "machine": runs[0]["machine"], "cases": entries})
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        return
+    machine = runs[0]["machine"]["gpu"] or runs[0]["machine"]["cpu"]
+    folder = args.output / re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        (folder / f"{result['name']}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Fair timing: rivals behind one interface, called in turn; medians and spread; machine facts."""
+"""Fair timing: rivals behind one interface, called in turn; medians and spread, rates, peaks of memory."""
 
+import gc
+import importlib
 import os
 import platform
 import re
@@ -8,14 +10,31 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from remote import RemoteFunction, remote
 
 import uqforce
 
 RIVAL_PACKAGES = ("ase", "e3nn", "matscipy", "nequip", "numpy", "scikit-learn", "vesin")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call has to do whoever does it: what must be read and written once, and the arithmetic.
+
+    Attributes:
+        bytes: of the inputs and the results.
+        flops: additions and multiplications of the least known algorithm; 0 where bytes alone matter.
+        dtype: which peak they are compared with, "float32" or "float64".
+    """
+
+    bytes: float
+    flops: float = 0
+    dtype: str = "float32"
 
 
 @dataclass
@@ -27,9 +46,12 @@ class Case:
         unit: what a call does `count` times: "edge", "pair", "atom".
         count: how many of them one call does.
         rivals: for each name a function that imports what it needs, prepares the input in the form that suits
-            it best and returns the function to time. Ours, "uqforce", comes first. One that raises
-            ImportError is reported as not installed.
+            it best and returns the function to time (`remote` where that is in a process of its own). Ours,
+            "uqforce", comes first. One that raises ImportError is reported as not installed.
         check: raises AssertionError where the result of a rival differs from that of the first one.
+        work: with it the table shows rates and the share of the machine's ceilings.
+        memory: measure what one call adds to the memory in use at its peak, each rival in a fresh process.
+        quick: part of `run.py --quick`.
     """
 
     name: str
@@ -37,6 +59,9 @@ class Case:
     count: int
     rivals: dict[str, Callable[[], Callable[[], object]]]
     check: Callable[[object, object], None] | None = None
+    work: Work | None = None
+    memory: bool = False
+    quick: bool = True
 
 
 def synchronize() -> None:
@@ -44,53 +69,108 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def measure(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
+def measure(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of one call, and seconds that the process's threads computed in it."""
+    if isinstance(function, RemoteFunction):
+        return function.seconds()
     synchronize()
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     function()
     synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def run_case(case: Case, seconds: float) -> list[dict]:
-    """Time all rivals for about `seconds` each: calls alternate, so that a busy moment hits everyone."""
-    functions, rows, first = {}, [], None
+@cache
+def ceilings() -> dict[str, float]:
+    """What this machine reaches with the threads of this run: the best of several tries.
+
+    `bytes` per second reads 256 MB; `float32` and `float64` operations per second multiply 2048^2 matrices.
+    """
+    values = torch.ones(64 << 20)
+    result = {"bytes": 4 * len(values) / min(measure(values.sum)[0] for _ in range(9))}
+    for dtype in (torch.float32, torch.float64):
+        matrix = torch.rand(2048, 2048, dtype=dtype)
+        seconds = min(measure(lambda m=matrix: m @ m)[0] for _ in range(5))
+        result[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / seconds
+    return result
+
+
+def rates(work: Work, seconds: float) -> dict[str, float]:
+    """GB/s, GFLOP/s, and the share of the time that the work takes at the higher one of its two ceilings."""
+    top = ceilings()
+    least = max(work.bytes / top["bytes"], work.flops / top[work.dtype])
+    result = {"gb_per_s": 1e-9 * work.bytes / seconds, "gflop_per_s": 1e-9 * work.flops / seconds}
+    return {**result, "share_of_ceiling": least / seconds}
+
+
+def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
+    """Time all rivals for about `seconds` each: calls alternate, so that a busy moment hits everyone.
+
+    `module` is where `case` comes from: needed for `Case.memory`.
+    """
+    rows = {name: {"rival": name} for name in case.rivals}
+    functions, first = {}, None
     for name, make in case.rivals.items():
         try:
-            function = make()
+            functions[name] = make()
         except ImportError as error:
-            rows.append({"rival": name, "error": f"not installed: {error.name}"})
+            rows[name]["error"] = f"not installed: {error.name}"
             continue
-        result = function()
+        result = functions[name]()
         if first is None:
             first = result
         elif case.check is not None:
             case.check(first, result)
-        functions[name] = function
-    rounds = {name: max(3, min(1000, round(seconds / measure(f)))) for name, f in functions.items()}
+    rounds = {name: max(3, min(1000, round(seconds / measure(f)[0]))) for name, f in functions.items()}
     times = {name: [] for name in functions}
     for turn in range(max(rounds.values(), default=0)):
         for name, function in functions.items():
             if turn < rounds[name]:
                 times[name].append(measure(function))
-    for name, values in times.items():
+    for name, pairs in times.items():
+        values, computed = zip(*pairs)
         median = statistics.median(values)
-        rows.append(
-            {
-                "rival": name,
-                "median_ms": 1e3 * median,
-                "min_ms": 1e3 * min(values),
-                "max_ms": 1e3 * max(values),
-                "calls": len(values),
-                f"ns_per_{case.unit}": 1e9 * median / case.count,
-            }
-        )
-    return rows
+        rows[name] |= {
+            "median_ms": 1e3 * median,
+            "min_ms": 1e3 * min(values),
+            "max_ms": 1e3 * max(values),
+            "cpu_ms": 1e3 * statistics.median(computed),
+            "calls": len(values),
+            f"ns_per_{case.unit}": 1e9 * median / case.count,
+        }
+        if case.work is not None:
+            rows[name] |= rates(case.work, median)
+        if isinstance(functions[name], RemoteFunction):
+            rows[name]["peak_mb"] = functions[name].peak_bytes() / 1e6
+            functions[name].close()
+        elif case.memory:
+            rows[name]["peak_mb"] = peak_bytes(module, case.name, name) / 1e6
+    return list(rows.values())
+
+
+def peak_bytes(module: str, case: str, rival: str) -> int:
+    """What the first call of an in-process rival adds to the memory in use, in a fresh process."""
+    function = remote("timing:rival", module, case, rival)()
+    function()
+    peak = function.peak_bytes()
+    function.close()
+    return peak
+
+
+def rival(module: str, case: str, name: str) -> Callable[[], object]:
+    """The function of one rival of the case of that name."""
+    cases = importlib.import_module(module).cases()
+    function = next(other for other in cases if other.name == case).rivals[name]()
+    gc.collect()
+
+    def run() -> None:
+        function()
+
+    return run
 
 
 def machine_facts() -> dict:
-    """What a figure depends on: hardware, versions, threads, and how busy the machine was."""
+    """What a figure depends on: hardware and versions."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
     versions = {}
@@ -106,8 +186,6 @@ def machine_facts() -> dict:
         "cpu": model[1] if model else platform.processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "uqforce": uqforce.build_info(),
         "commit": commit.stdout.strip() or None,

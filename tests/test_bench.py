@@ -50,16 +50,52 @@ def test_a_rival_with_another_result_is_refused(timing):
         timing.run_case(case, seconds=0)
 
 
+def test_a_rival_in_another_process(timing, tmp_path, monkeypatch):
+    from remote import remote
+
+    (tmp_path / "far.py").write_text(
+        "import os\n"
+        "def near(n): return lambda: [n, os.environ['WHERE']]\n"
+        "def lacking(): import no_such_package\n"
+        "def large(n): return lambda: len(bytearray(n << 20))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    rivals = {
+        "uqforce": lambda: lambda: [3, "here"],
+        "far": remote("far:near", 3, environment={"WHERE": "here"}),
+        "none": remote("far:lacking"),
+        "large": remote("far:large", 200),
+    }
+    case = timing.Case("nap", "wink", 1, rivals)
+    rows = {row["rival"]: row for row in timing.run_case(case, seconds=0)}
+    assert rows["none"]["error"] == "not installed: no_such_package"
+    assert rows["far"]["median_ms"] > 0 and rows["far"]["peak_mb"] < 50
+    assert 200 < rows["large"]["peak_mb"] < 250
+
+    def check(ours, theirs):
+        assert ours == theirs
+
+    different = remote("far:near", 3, environment={"WHERE": "there"})
+    case = timing.Case("nap", "wink", 1, {**rivals, "far": different}, check)
+    with pytest.raises(AssertionError):
+        timing.run_case(case, seconds=0)
+
+
 def test_run_writes_results_with_machine_facts(tmp_path):
-    options = ["--json", "--seconds", "0", "--output", tmp_path, "--only", "float64"]
-    command = [sys.executable, BENCH / "run.py", *options, "gmm_nll"]
+    options = ["gmm_nll", "--seconds", "0", "--output", tmp_path, "--only", "float64", "--threads", "1", "2"]
+    command = [sys.executable, BENCH / "run.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (path,) = tmp_path.glob("*/gmm_nll.json")
     result = json.loads(path.read_text())
-    assert json.loads(done.stdout) == result
-    assert result["machine"]["threads"] == 1 and result["machine"]["cpu"]
-    (case,) = result["cases"]
+    assert result["machine"]["cpu"] and result["command"].endswith("--threads 1 2")
+    assert [case["threads"] for case in result["cases"]] == [1, 2]
+    case, _ = result["cases"]
     assert [row["rival"] for row in case["rows"]][:2] == ["uqforce", "scikit-learn"]
+    assert f"with 2 threads: {case['case']}" in done.stdout
+    # 20000 atoms, 50 triangular products with 32 x 33 operations each
+    row, ceilings = case["rows"][0], case["ceilings"]
+    assert row["gflop_per_s"] == pytest.approx(20000 * 50 * 32 * 33 / row["median_ms"] / 1e6)
+    assert row["share_of_ceiling"] == pytest.approx(1e9 * row["gflop_per_s"] / ceilings["float64"])
 
 
 def test_unknown_name():

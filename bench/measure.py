@@ -1,0 +1,68 @@
+"""What run.py starts once per number of threads: `python measure.py OPTIONS_AS_JSON`; tables and JSON."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]  # uqforce as built in place, and the benchmarks
+
+import torch  # noqa: E402
+from timing import Case, ceilings, machine_facts, run_case  # noqa: E402
+
+COLUMNS = {  # key of a row: heading, format
+    "median_ms": ("ms", "10.3f"),
+    "min_ms": ("min", "10.3f"),
+    "max_ms": ("max", "10.3f"),
+    "cpu_ms": ("CPU", "10.3f"),
+    "per_unit": ("ns/{}", "13.1f"),
+    "ratio": ("ratio", "8.2f"),
+    "gb_per_s": ("GB/s", "8.1f"),
+    "gflop_per_s": ("GFLOP/s", "9.1f"),
+    "share_of_ceiling": ("ceiling", "9.0%"),
+    "peak_mb": ("peak MB", "10.1f"),
+}
+
+
+def table(case: Case, rows: list[dict]) -> str:
+    """The rows as text; `ratio` says how many times longer than the first one of them it takes."""
+    base = next((row["median_ms"] for row in rows if "median_ms" in row), None)
+    full = [
+        row | {"per_unit": row[f"ns_per_{case.unit}"], "ratio": row["median_ms"] / base}
+        if "median_ms" in row
+        else row
+        for row in rows
+    ]
+    used = [key for key in COLUMNS if any(row.get(key) for row in full)]
+    width = {key: int(COLUMNS[key][1].partition(".")[0]) for key in used}
+    lines = [case.name, " " * 30 + "".join(f"{COLUMNS[k][0].format(case.unit):>{width[k]}}" for k in used)]
+    for row in full:
+        cells = (f"{row[k]:{COLUMNS[k][1]}}" if k in row else " " * width[k] for k in used)
+        lines.append(f"  {row['rival']:28}" + row.get("error", "".join(cells)))
+    return "\n".join(lines)
+
+
+def main(names: list[str], only: str, seconds: float, quick: bool, output: str) -> None:
+    result = {"machine": machine_facts(), "benchmarks": {}}
+    for name in names:
+        entries = result["benchmarks"][name] = []
+        for case in importlib.import_module(name).cases():
+            if only not in case.name or (quick and not case.quick):
+                continue
+            load = os.getloadavg()[0]
+            rows = run_case(case, seconds, name)
+            threads = torch.get_num_threads()
+            entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
+            entry |= {"load_average": round(load, 2), "rows": rows}
+            if case.work is not None:
+                entry["work"] = {"bytes": case.work.bytes, "flops": case.work.flops, "dtype": case.work.dtype}
+                entry["ceilings"] = ceilings()
+            entries.append(entry)
+            print(f"{name}, {threads} thread{'s' * (threads > 1)}: {table(case, rows)}\n", flush=True)
+    Path(output).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""A MACE of 128x0e+128x1o with random weights by mace-torch and symmetrix-xl; runs in their environment."""
+
+import json
+from collections.abc import Callable
+
+import mace  # noqa: F401  (first: it sets how torch reads the constants of its old e3nn)
+import numpy as np
+import torch
+from e3nn.o3 import Irreps
+from mace.calculators import MACECalculator
+from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
+from remote import scratch
+from symmetrix import Symmetrix
+from symmetrix.extract_mace_data import extract_mace_data
+from systems import moving, silicon
+
+CUTOFF = 5.0
+
+
+def checkpoint() -> str:
+    """MACE-MP-0's architecture (size medium), random weights."""
+    path = scratch("mace.model")
+    if not path.exists():
+        torch.manual_seed(0)
+        block = RealAgnosticResidualInteractionBlock
+        model = ScaleShiftMACE(
+            r_max=CUTOFF,
+            num_bessel=8,
+            num_polynomial_cutoff=5,
+            max_ell=3,
+            interaction_cls=block,
+            interaction_cls_first=block,
+            num_interactions=2,
+            num_elements=1,
+            hidden_irreps=Irreps("128x0e + 128x1o"),
+            MLP_irreps=Irreps("16x0e"),
+            atomic_energies=np.array([-5.0]),
+            avg_num_neighbors=28.0,
+            atomic_numbers=[14],
+            correlation=3,
+            gate=torch.nn.functional.silu,
+            radial_MLP=[64, 64, 64],
+            atomic_inter_scale=1.0,
+            atomic_inter_shift=0.0,
+        )
+        torch.save(model, path)
+    return str(path)
+
+
+def mace_torch(repeat: int) -> Callable[[], dict]:
+    return moving(silicon(repeat), MACECalculator(checkpoint(), device="cpu", default_dtype="float32"))
+
+
+def symmetrix_xl(repeat: int) -> Callable[[], dict]:
+    path = scratch("mace.json")
+    if not path.exists():
+        path.write_text(json.dumps(extract_mace_data(checkpoint())))
+    return moving(silicon(repeat), Symmetrix(str(path)))

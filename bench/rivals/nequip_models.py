@@ -1,0 +1,84 @@
+"""nequip 0.19 with our weights: eager, and compiled by AOTInductor."""
+
+from collections.abc import Callable
+
+import torch
+from models import CUTOFF, REPEAT, TYPES, potential
+from nequip.integrations.ase import NequIPCalculator
+from nequip.integrations.utils import basic_transforms
+from nequip.model import NequIPGNNModel
+from nequip.nn.compile import DictInputOutputWrapper
+from nequip.scripts._compile_utils import ASE_TARGET
+from nequip.utils.aot import aot_export_model
+from nequip.utils.global_state import set_global_state
+from remote import scratch
+from systems import moving, silicon, tensors
+
+from tests.model.make_nequip_reference import copy_weights
+from uqforce.model import Potential
+from uqforce.ops import neighbor_list
+
+
+def same_model(ours: Potential, compile_mode: str = "eager") -> torch.nn.Module:
+    """nequip's model of the same configuration and weights."""
+    set_global_state()
+    fields = ours.config.model_dump(exclude={"zbl", "variance_head", "dtype"})
+    model = NequIPGNNModel(seed=0, model_dtype="float32", compile_mode=compile_mode, **fields)
+    copy_weights(ours, model)
+    return model
+
+
+def silicon_data() -> dict[str, torch.Tensor]:
+    positions, cell, pbc = tensors(silicon(REPEAT))
+    neighbors = neighbor_list(positions, cell, pbc, CUTOFF)
+    return {
+        "pos": positions,
+        "cell": cell,
+        "pbc": pbc,
+        "atom_types": torch.zeros(len(positions), dtype=torch.int64),
+        "edge_index": neighbors.edge_index,
+        "edge_cell_shift": neighbors.cell_shift.double(),
+    }
+
+
+def compiled(size: str) -> torch.nn.Module:
+    """What `nequip-compile --mode aotinductor --target ase` writes, opened as nequip opens it."""
+    set_global_state()  # nequip's data are of its default type, float64
+    path = scratch(f"{size}.nequip.pt2")
+    inputs, outputs = ASE_TARGET["input"], ASE_TARGET["output"]
+    if not path.exists():
+        sizes = {
+            "graph": torch.export.Dim.STATIC,
+            "node": torch.export.Dim("num_nodes", min=2, max=torch.inf),
+            "edge": torch.export.Dim("num_edges", min=2, max=torch.inf),
+        }
+        model = same_model(potential(size)).eval()
+        aot_export_model(model, "cpu", inputs, outputs, silicon_data(), sizes, str(path))
+    return DictInputOutputWrapper(torch._inductor.aoti_load_package(str(path)), inputs, outputs)
+
+
+def repeated(model: torch.nn.Module) -> Callable[[], dict]:
+    data = silicon_data()
+
+    def run() -> dict:
+        out = model(data.copy())
+        return {"energy": out["total_energy"].item(), "forces": out["forces"].detach().numpy()}
+
+    return run
+
+
+def through_ase(model: torch.nn.Module) -> Callable[[], dict]:
+    transforms = basic_transforms({}, CUTOFF, TYPES, {name: name for name in TYPES})
+    return moving(silicon(REPEAT), NequIPCalculator(model.eval(), "cpu", transforms=transforms))
+
+
+def eager(size: str) -> Callable[[], dict]:
+    return repeated(same_model(potential(size)).eval())
+
+
+def aoti(size: str) -> Callable[[], dict]:
+    return repeated(compiled(size))
+
+
+def aoti_ase(size: str) -> Callable[[], dict]:
+    return through_ase(compiled(size))
