@@ -10,11 +10,12 @@ from functools import cache, partial
 
 import torch
 from e3nn.o3 import Irreps, TensorProduct
-from timing import Case
+from timing import Case, Work
 from torch import Tensor
 
 from uqforce.ops import TensorProductSpec, tensor_product_conv
 from uqforce.ops.irreps import to_e3nn
+from uqforce.reference.wigner_3j import wigner_3j
 
 EDGES_PER_CENTRE, CENTRES = 28, 200
 WORKLOADS = {
@@ -94,6 +95,30 @@ def e3nn(what: Callable, chunk: int, name: str, dtype: torch.dtype) -> Callable[
     return chunks
 
 
+def work(name: str, what: Callable) -> Work:
+    """Counted for float32: every tensor once in each pass that has it as an argument or result.
+
+    A path's operations per edge and channel: multiply-adds with the spherical harmonics contracted into one
+    matrix of components, one per component of the output with the weight. The backward has three such sums
+    (one per argument), the double backward nine (three arguments and the cotangent, two or three terms each).
+    """
+    spec, (x, sh, weight), edge_index = inputs(name, torch.float32)
+    edges, flops = len(sh), 0
+    for path in spec.paths:
+        used = wigner_3j(path.l1, path.l2, path.l3).abs() > 1e-9
+        pairs, components = int(used.any(1).sum()), 2 * path.l3 + 1
+        flops += edges * (2 * int(used.sum()) + path.mul * 2 * (pairs + components))
+    arguments = 4 * (x.numel() + sh.numel() + weight.numel()) + 8 * edge_index.numel()
+    result = 4 * CENTRES * spec.dim_out
+    passes = {  # arguments, results, operations
+        forward: (1, 1, 1),
+        backward: (1 + 2, 1 + 1, 1 + 3),
+        double_backward: (1 + 2 + 3, 1 + 1 + 2, 1 + 3 + 9),
+    }
+    reads, rows, sums = passes[what]
+    return Work(bytes=reads * arguments + rows * result, flops=sums * flops)
+
+
 def cases() -> Iterator[Case]:
     edges = CENTRES * EDGES_PER_CENTRE
     for name in WORKLOADS:
@@ -103,4 +128,5 @@ def cases() -> Iterator[Case]:
                 rivals[f"e3nn, {chunk} at a time"] = partial(e3nn, what, chunk, name, torch.float32)
             label = {"backward": "forward+backward", "double_backward": "forward+backward+double backward"}
             title = label.get(what.__name__, what.__name__)
-            yield Case(f"{name}, {title}, {edges} edges, float32", "edge", edges, rivals)
+            title, least = f"{name}, {title}, {edges} edges, float32", work(name, what)
+            yield Case(title, "edge", edges, rivals, work=least, memory=what is not forward)
