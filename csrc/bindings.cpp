@@ -42,6 +42,8 @@ PYBIND11_MODULE(_C, m) {
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&)>::to(
       m, "edge_vectors", arg("positions"), arg("cell"), arg("edge_index"), arg("cell_shift"),
       arg("batch") = py::none());
+  Bind<Tensor(const Tensor&, const Tensor&, const Tensor&)>::to(m, "radial_interpolation", arg("table"),
+                                                                arg("slope"), arg("x"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(
       m, "tensor_product_conv", arg("x"), arg("edge_sh"), arg("edge_weight"), arg("edge_index"), arg("spec"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>::to(

@@ -25,6 +25,7 @@ CALLS = {
     "neighbor_list": (random(4, 3), CELL, PBC, 2.0, BATCH),
     "edge_vectors": (random(4, 3), CELL, EDGE_INDEX, SHIFT, None),
     "tensor_product_conv": (random(4, 5), random(E, 4), random(E, SPEC.weight_numel), EDGE_INDEX, SPEC.flat),
+    "radial_interpolation": (random(9, 5), random(9, 5).detach(), random(4, 1)),
     "gmm_nll": (random(4, 3), *MIXTURE),
     "force_variance": (EDGE_INDEX, EDGE_VEC, random(2, E, 3), random(2, E, 3), BATCH, 1, False, 0),
 }

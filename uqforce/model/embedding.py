@@ -58,6 +58,25 @@ class EdgeEmbedding(nn.Module):
         pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
         return length * self.inverse_cutoff[pair].unsqueeze(1)
 
+    def basis(self, x: Tensor) -> Tensor:
+        """Radial basis [E, num_bessels] at scaled lengths x [E,1]."""
+        bessel = torch.sinc(x * self.frequencies) * self.frequencies
+        return bessel * polynomial_cutoff(x, self.p) * self.factor
+
+    def node_basis(self, nodes: int) -> tuple[Tensor, Tensor]:
+        """Radial basis and its derivative by the scaled length, [nodes, num_bessels], evenly from 0 to 1."""
+        # In float64, since the derivative is a difference of large terms where x is small.
+        x = torch.linspace(0.0, 1.0, nodes, dtype=torch.float64, device=self.frequencies.device).unsqueeze(1)
+        frequencies = self.frequencies.to(torch.float64)
+        bessel = torch.sinc(x * frequencies) * frequencies
+        bessel_slope = (frequencies * torch.cos(math.pi * x * frequencies) - bessel) / x.clamp(min=1e-3)
+        p = self.p
+        cutoff = polynomial_cutoff(x, p)
+        cutoff_slope = -0.5 * p * (p + 1.0) * (p + 2.0) * torch.pow(x, p - 1.0) * (1.0 - x).square()
+        basis = self.factor * bessel * cutoff
+        slope = self.factor * (bessel_slope * cutoff + bessel * cutoff_slope)
+        return basis.to(self.frequencies.dtype), slope.to(self.frequencies.dtype)
+
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,5 +86,4 @@ class EdgeEmbedding(nn.Module):
         scaled length [E,1].
         """
         x = self.scaled_length(edge_vec, edge_index, atom_types)
-        basis = torch.sinc(x * self.frequencies) * self.frequencies
-        return self.spherical_harmonics(edge_vec), basis * polynomial_cutoff(x, self.p) * self.factor, x
+        return self.spherical_harmonics(edge_vec), self.basis(x), x

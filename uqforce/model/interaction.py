@@ -129,14 +129,25 @@ class Interaction(nn.Module):
         edge_index: Tensor,
         atom_types: Tensor,
         type_features: Tensor,
+        node_slope: Tensor | None = None,
+        scaled_length: Tensor | None = None,
     ) -> Tensor:
-        """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""
+        """x [N, irreps_in.dim] -> [N, irreps_out.dim].
+
+        With `node_slope` and `scaled_length` [E,1], `edge_basis` and `node_slope` are the radial basis and
+        its derivative at evenly spaced nodes: the radial network is evaluated there and interpolated.
+        """
+        if node_slope is not None and scaled_length is not None:
+            table, slope = self.radial.with_slope(edge_basis, node_slope)
+            edge_weight = torch.ops.uqforce.radial_interpolation(table, slope, scaled_length)
+        else:
+            edge_weight = self.radial(edge_basis)
         messages = self.linear_in(x) * torch.nn.functional.embedding(atom_types, self.neighbor_norm)
         # Every process knows its ghosts' types, so the first layer's features need no communication.
         if self.self_connection is not None:
             messages = self.exchange(messages)
         messages = torch.ops.uqforce.tensor_product_conv(
-            messages, edge_sh, self.radial(edge_basis), edge_index, self.spec
+            messages, edge_sh, edge_weight, edge_index, self.spec
         )
         out = self.linear_out(messages)
         if self.self_connection is not None:

@@ -47,6 +47,15 @@ class ScalarMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.hidden(x))
 
+    def with_slope(self, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Value, and derivative by a variable of which x has the derivative `slope`, both [N, in]."""
+        for layer in self.inner:
+            x, slope = layer(x), layer(slope)
+            gate = torch.sigmoid(x)
+            slope = slope * (gate * (1.0 + x * (1.0 - gate)))
+            x = x * gate
+        return self.last(x), self.last(slope)
+
 
 class Block(NamedTuple):
     """One irrep of a linear map's output: its block of the input and of the weights (-1: none), its sizes."""

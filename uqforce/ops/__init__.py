@@ -3,6 +3,7 @@
 from uqforce.ops.force_variance import ForceVariance, force_variance
 from uqforce.ops.gmm_nll import gmm_nll
 from uqforce.ops.neighbor_list import NeighborList, edge_vectors, neighbor_list
+from uqforce.ops.radial_interpolation import radial_interpolation
 from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "force_variance",
     "gmm_nll",
     "neighbor_list",
+    "radial_interpolation",
     "tensor_product_conv",
 ]

@@ -169,7 +169,7 @@ class Trainer:
         self.processes.sum_(tally)
         loss = total_loss(terms, tally[3], self.config.loss)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=self.parameters)  # not to the edge vectors, which the forces came from
         self.processes.sum_gradients_(self.parameters)
         norm = self._clip()
         value = total_loss(tally[0], tally[3], self.config.loss).item()
