@@ -82,7 +82,7 @@ template <typename T>
 void run(const ConvSpec& spec, typename CouplingKernels<T>::Op CouplingKernels<T>::*op,
          const EdgesByCentre& edges, const Arrays<T>& arrays) {
   const Kernels<T>& kernels = active_kernels<T>();
-  conv::walk(spec, kernels, Plan<T>(spec, kernels, op), edges, arrays);
+  conv::walk(spec, kernels, Plan<T>(spec, kernels, op, /*grouped=*/true), edges, arrays);
 }
 
 Tensor forward(const Tensor& x, const Tensor& edge_sh, const Tensor& edge_weight, const Tensor& edge_index,

@@ -74,39 +74,134 @@ void matrix(const T* sh, T* matrix) {
   }
 }
 
-template <typename T, int l1, int l2, int l3, int n>
-void forward(const Unit& unit, const Chunk<T>& chunk) {
-  constexpr auto& c = Constants<l1, l2, l3>::table;
-  const Access<T, n> access(unit.channels);
-  T* out = chunk.out + unit.out_offset;
-  Block<T, n> sum[2 * l3 + 1]{};
-  if (!chunk.first) load_rows<l3>(access, out, unit.out_stride, sum);
+// Paths of one input that are walked together, each a Degrees, and what is kept of them over the edges: rows
+// of g, and of the sums that become rows of out.
+template <int a, int b, int c>
+struct Degrees {
+  static constexpr int l1 = a, l2 = b, l3 = c;
+};
+template <typename T, int n, class... D>
+struct Paths {
+  UQFORCE_INLINE explicit Paths(const Unit* /*unit*/) {}
+  template <class Use>
+  UQFORCE_INLINE void each(const Use& /*use*/) {}
+};
+template <typename T, int n, class D, class... Rest>
+struct Paths<T, n, D, Rest...> {
+  static constexpr int l1 = D::l1, in = 2 * l1 + 1;
+  const Unit& unit;
+  Block<T, n> g[2 * D::l3 + 1], sum[2 * D::l3 + 1]{};
+  Paths<T, n, Rest...> rest;
+
+  UQFORCE_INLINE explicit Paths(const Unit* unit) : unit(*unit), rest(unit->next) {}
+  // use(D, unit, g, sum) for each path
+  template <class Use>
+  UQFORCE_INLINE void each(const Use& use) {
+    use(D{}, unit, g, sum);
+    rest.each(use);
+  }
+};
+#define UQFORCE_EACH_PATH \
+  [&](auto degrees, const Unit& unit, auto& g, auto& sum) __attribute__((always_inline))
+
+// Rows of x and dx of an edge: in registers over several paths; in memory for one alone, which needs the
+// registers.
+template <typename T, int n, int l, bool held>
+struct Input {
+  const Access<T, n>& access;
+  const T* row;
+  int64_t stride;
+  UQFORCE_INLINE Block<T, n> operator[](int m) const { return access.load(row + m * stride); }
+};
+template <typename T, int n, int l>
+struct Input<T, n, l, true> {
+  Block<T, n> rows[2 * l + 1];
+  UQFORCE_INLINE Input(const Access<T, n>& access, const T* row, int64_t stride) {
+    load_rows<l>(access, row, stride, rows);
+  }
+  UQFORCE_INLINE const Block<T, n>& operator[](int m) const { return rows[m]; }
+};
+template <typename T, int n, int l, bool held>
+struct Gradient {
+  const Access<T, n>& access;
+  T* row;  // null where not wanted
+  int64_t stride;
+  bool first;
+  UQFORCE_INLINE void add(int m, const Block<T, n>& a, const auto& b) {
+    if (row == nullptr) return;
+    Block<T, n> sum{};
+    if (!first) sum = access.load(row + m * stride);
+    access.store(row + m * stride, sum + a * b);
+  }
+  UQFORCE_INLINE void add(int m, const Block<T, n>& a, const Block<T, n>& b, const Block<T, n>& c,
+                          const Block<T, n>& d) {
+    if (row == nullptr) return;
+    Block<T, n> sum{};
+    if (!first) sum = access.load(row + m * stride);
+    access.store(row + m * stride, sum + a * b + c * d);
+  }
+  UQFORCE_INLINE void store() const {}
+};
+template <typename T, int n, int l>
+struct Gradient<T, n, l, true> {
+  const Access<T, n>& access;
+  T* row;
+  int64_t stride;
+  Block<T, n> rows[2 * l + 1]{};
+  UQFORCE_INLINE Gradient(const Access<T, n>& access, T* row, int64_t stride, bool first)
+      : access(access), row(row), stride(stride) {
+    if (row != nullptr && !first) load_rows<l>(access, row, stride, rows);
+  }
+  UQFORCE_INLINE void add(int m, const Block<T, n>& a, const auto& b) { rows[m] += a * b; }
+  UQFORCE_INLINE void add(int m, const Block<T, n>& a, const Block<T, n>& b, const Block<T, n>& c,
+                          const Block<T, n>& d) {
+    rows[m] += a * b;
+    rows[m] += c * d;
+  }
+  UQFORCE_INLINE void store() const {
+    if (row != nullptr) store_rows<l>(access, row, stride, rows);
+  }
+};
+
+template <typename T, int n, class... D>
+void forward(const Unit& first, const Chunk<T>& chunk) {
+  const Access<T, n> access(first.channels);
+  Paths<T, n, D...> paths(&first);
+  constexpr int l1 = paths.l1;
+  paths.each(UQFORCE_EACH_PATH {
+    if (!chunk.first) load_rows<degrees.l3>(access, chunk.out + unit.out_offset, unit.out_stride, sum);
+  });
   const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* matrix = chunk.matrix + unit.matrix + e;
-    Block<T, n> x[2 * l1 + 1];
-    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
-    const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
-    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
-    if constexpr (l2 == 0) {  // one number in the diagonal
-      const Block<T, n> wm = w * broadcast(matrix[0]);
-      UQFORCE_UNROLL
-      for (int m3 = 0; m3 <= 2 * l3; ++m3) sum[m3] += x[m3] * wm;
-    } else if constexpr (l3 < l1) {
-      Block<T, n> y[2 * l3 + 1]{};
-      UQFORCE_UNROLL
-      for (int p = 0; p < c.pairs; ++p) y[c.m3[p]] += x[c.m1[p]] * broadcast(matrix[p * kChunk]);
-      UQFORCE_UNROLL
-      for (int m3 = 0; m3 <= 2 * l3; ++m3) sum[m3] += y[m3] * w;
-    } else {
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) x[m1] = x[m1] * w;
-      UQFORCE_UNROLL
-      for (int p = 0; p < c.pairs; ++p) sum[c.m3[p]] += x[c.m1[p]] * broadcast(matrix[p * kChunk]);
-    }
+    const Input<T, n, l1, (sizeof...(D) > 1)> x{access, chunk.x[e] + first.in_offset, first.in_stride};
+    fetch_ahead(ahead, first.ahead_lines, chunk.ahead_step);
+    paths.each(UQFORCE_EACH_PATH {
+      constexpr int l2 = degrees.l2, l3 = degrees.l3;
+      constexpr auto& c = Constants<l1, l2, l3>::table;
+      const T* matrix = chunk.matrix + unit.matrix + e;
+      const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
+      if constexpr (l2 == 0) {  // one number in the diagonal
+        const Block<T, n> wm = w * broadcast(matrix[0]);
+        UQFORCE_UNROLL
+        for (int m = 0; m <= 2 * l1; ++m) sum[m] += x[m] * wm;
+      } else if constexpr (l3 == 0) {
+        Block<T, n> xm{};
+        UQFORCE_UNROLL
+        for (int m1 = 0; m1 <= 2 * l1; ++m1) xm += x[m1] * broadcast(matrix[m1 * kChunk]);
+        sum[0] += xm * w;
+      } else {
+        Block<T, n> xw[2 * l1 + 1];
+        UQFORCE_UNROLL
+        for (int m1 = 0; m1 <= 2 * l1; ++m1) xw[m1] = x[m1] * w;
+        UQFORCE_UNROLL
+        for (int p = 0; p < c.pairs; ++p) sum[c.m3[p]] += xw[c.m1[p]] * broadcast(matrix[p * kChunk]);
+      }
+    });
   }
   chunk.ahead = ahead;
-  store_rows<l3>(access, out, unit.out_stride, sum);
+  paths.each(UQFORCE_EACH_PATH {
+    store_rows<degrees.l3>(access, chunk.out + unit.out_offset, unit.out_stride, sum);
+  });
 }
 
 // total[m2] += sum C[m1, m2, m3] a[m1] b[m3], channels of one lane added up.
@@ -141,6 +236,7 @@ UQFORCE_INLINE T* dsh_of(const Unit& unit, const Chunk<T>& chunk, int64_t e) {
 template <typename T, int n>
 UQFORCE_INLINE void store_dw(const Unit& unit, const Chunk<T>& chunk, int64_t e, const Access<T, n>& access,
                              const Block<T, n>& dw) {
+  if (chunk.dw[0] == nullptr) return;
   T* p = chunk.dw[e] + unit.weight_offset;
   if (chunk.stream && unit.whole_lines) {
     stream(p, dw);
@@ -149,61 +245,67 @@ UQFORCE_INLINE void store_dw(const Unit& unit, const Chunk<T>& chunk, int64_t e,
   }
 }
 
-template <typename T, int l1, int l2, int l3, int n>
-void backward(const Unit& unit, const Chunk<T>& chunk) {
-  constexpr auto& c = Constants<l1, l2, l3>::table;
-  const Access<T, n> access(unit.channels);
-  Block<T, n> g[2 * l3 + 1];
-  load_rows<l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g);
+template <typename T, int n, class... D>
+void backward(const Unit& first, const Chunk<T>& chunk) {
+  constexpr bool held = sizeof...(D) > 1;
+  const Access<T, n> access(first.channels);
+  Paths<T, n, D...> paths(&first);
+  constexpr int l1 = paths.l1;
+  paths.each(
+      UQFORCE_EACH_PATH { load_rows<degrees.l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g); });
   const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* matrix = chunk.matrix + unit.matrix + e;
-    Block<T, n> x[2 * l1 + 1];
-    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
-    const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
-    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
-    Block<T, n> dx[2 * l1 + 1]{};
-    if (chunk.dx[0] && !unit.first) load_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
-    Block<T, n> dw{};
-    if constexpr (l2 == 0) {  // one number in the diagonal
-      const Vector<T> m = broadcast(matrix[0]);
-      const Block<T, n> wm = w * m;
-      Block<T, n> xg{};
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-        xg += x[m1] * g[m1];
-        dx[m1] += g[m1] * wm;
+    const Input<T, n, l1, held> x{access, chunk.x[e] + first.in_offset, first.in_stride};
+    Gradient<T, n, l1, held> dx{access, chunk.dx[e] ? chunk.dx[e] + first.in_offset : nullptr,
+                                first.in_stride, first.first};
+    fetch_ahead(ahead, first.ahead_lines, chunk.ahead_step);
+    paths.each(UQFORCE_EACH_PATH {
+      constexpr int l2 = degrees.l2, l3 = degrees.l3;
+      constexpr auto& c = Constants<l1, l2, l3>::table;
+      const T* matrix = chunk.matrix + unit.matrix + e;
+      const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
+      if constexpr (l2 == 0) {  // one number in the diagonal
+        const Vector<T> diagonal = broadcast(matrix[0]);
+        const Block<T, n> wm = w * diagonal;
+        Block<T, n> xg{};
+        UQFORCE_UNROLL
+        for (int m = 0; m <= 2 * l1; ++m) {
+          xg += x[m] * g[m];
+          dx.add(m, wm, g[m]);
+        }
+        store_dw(unit, chunk, e, access, xg * diagonal);
+        if (chunk.dsh) {
+          T* dsh = dsh_of(unit, chunk, e);
+          store(dsh, dot(w, xg, load(dsh)));
+        }
+      } else if constexpr (l3 == 0) {
+        const Block<T, n> wg = w * g[0];
+        Block<T, n> xm[2 * l1 + 1], sum_xm{};
+        UQFORCE_UNROLL
+        for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+          const Vector<T> m = broadcast(matrix[m1 * kChunk]);
+          xm[m1] = x[m1];
+          sum_xm += xm[m1] * m;
+          dx.add(m1, wg, m);
+        }
+        store_dw(unit, chunk, e, access, sum_xm * g[0]);
+        if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(xm, {wg}, dsh_of(unit, chunk, e));
+      } else {
+        Block<T, n> y[2 * l1 + 1]{}, xw[2 * l1 + 1], dw{};
+        UQFORCE_UNROLL
+        for (int p = 0; p < c.pairs; ++p) y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
+        UQFORCE_UNROLL
+        for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+          const Block<T, n> xm = x[m1];
+          xw[m1] = xm * w;
+          dw += xm * y[m1];
+          dx.add(m1, w, y[m1]);
+        }
+        store_dw(unit, chunk, e, access, dw);
+        if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(xw, g, dsh_of(unit, chunk, e));
       }
-      dw = xg * m;
-      if (chunk.dsh) {
-        T* dsh = dsh_of(unit, chunk, e);
-        store(dsh, dot(w, xg, load(dsh)));
-      }
-    } else if constexpr (l3 == 0) {
-      const Block<T, n> wg = w * g[0];
-      Block<T, n> xm{};
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-        const Vector<T> m = broadcast(matrix[m1 * kChunk]);
-        xm += x[m1] * m;
-        dx[m1] += wg * m;
-      }
-      dw = xm * g[0];
-      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(x, {wg}, dsh_of(unit, chunk, e));
-    } else {
-      Block<T, n> y[2 * l1 + 1]{};
-      UQFORCE_UNROLL
-      for (int p = 0; p < c.pairs; ++p) y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-        dw += x[m1] * y[m1];
-        dx[m1] += w * y[m1];
-        x[m1] = x[m1] * w;
-      }
-      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(x, g, dsh_of(unit, chunk, e));
-    }
-    if (chunk.dx[0]) store_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
-    if (chunk.dw[0]) store_dw(unit, chunk, e, access, dw);
+    });
+    dx.store();
   }
   chunk.ahead = ahead;
 }
@@ -214,75 +316,83 @@ void backward(const Unit& unit, const Chunk<T>& chunk) {
 //   with y[m1] = sum_m3 M[m1, m3] g[m3] and z[m1] = sum_m3 N[m1, m3] g[m3]
 //   dx[m1] += ddw y[m1] + w z[m1]    dw = sum_m1 ddx[m1] y[m1] + x[m1] z[m1]
 //   dM[m1, m3] = sum_channels q[m1] g[m3]
-template <typename T, int l1, int l2, int l3, int n>
-void double_backward(const Unit& unit, const Chunk<T>& chunk) {
-  constexpr auto& c = Constants<l1, l2, l3>::table;
-  const Access<T, n> access(unit.channels);
-  T* out = chunk.out + unit.out_offset;
-  Block<T, n> g[2 * l3 + 1], sum[2 * l3 + 1]{};
-  load_rows<l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g);
-  if (!chunk.first) load_rows<l3>(access, out, unit.out_stride, sum);
+template <typename T, int n, class... D>
+void double_backward(const Unit& first, const Chunk<T>& chunk) {
+  constexpr bool held = sizeof...(D) > 1;
+  const Access<T, n> access(first.channels);
+  Paths<T, n, D...> paths(&first);
+  constexpr int l1 = paths.l1;
+  paths.each(UQFORCE_EACH_PATH {
+    load_rows<degrees.l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g);
+    if (!chunk.first) load_rows<degrees.l3>(access, chunk.out + unit.out_offset, unit.out_stride, sum);
+  });
   const char *ahead = chunk.ahead, *ddahead = chunk.ddahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
-    const T* matrix = chunk.matrix + unit.matrix + e;
-    const T* ddmatrix = chunk.ddmatrix + unit.matrix + e;
-    Block<T, n> x[2 * l1 + 1], ddx[2 * l1 + 1];
-    load_rows<l1>(access, chunk.x[e] + unit.in_offset, unit.in_stride, x);
-    load_rows<l1>(access, chunk.ddx[e] + unit.in_offset, unit.in_stride, ddx);
-    const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
-    const Block<T, n> ddw = access.load(chunk.ddw[e] + unit.weight_offset);
-    fetch_ahead(ahead, unit.ahead_lines, chunk.ahead_step);
-    fetch_ahead(ddahead, unit.ahead_lines, chunk.ddahead_step);
-    Block<T, n> dx[2 * l1 + 1]{};
-    if (chunk.dx[0] && !unit.first) load_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
-    Block<T, n> dw{};
-    if constexpr (l2 == 0) {  // one number in the diagonals
-      const Vector<T> m = broadcast(matrix[0]), ddm = broadcast(ddmatrix[0]);
-      const Block<T, n> wm = w * m, moved = ddw * m + w * ddm;
-      Block<T, n> xg{}, ddxg{};
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-        sum[m1] += ddx[m1] * wm;
-        sum[m1] += x[m1] * moved;
-        dx[m1] += g[m1] * moved;
-        xg += x[m1] * g[m1];
-        ddxg += ddx[m1] * g[m1];
+    const Input<T, n, l1, held> x{access, chunk.x[e] + first.in_offset, first.in_stride},
+        ddx{access, chunk.ddx[e] + first.in_offset, first.in_stride};
+    Gradient<T, n, l1, held> dx{access, chunk.dx[e] ? chunk.dx[e] + first.in_offset : nullptr,
+                                first.in_stride, first.first};
+    fetch_ahead(ahead, first.ahead_lines, chunk.ahead_step);
+    fetch_ahead(ddahead, first.ahead_lines, chunk.ddahead_step);
+    paths.each(UQFORCE_EACH_PATH {
+      constexpr int l2 = degrees.l2, l3 = degrees.l3;
+      constexpr auto& c = Constants<l1, l2, l3>::table;
+      const T* matrix = chunk.matrix + unit.matrix + e;
+      const T* ddmatrix = chunk.ddmatrix + unit.matrix + e;
+      const Block<T, n> w = access.load(chunk.weight[e] + unit.weight_offset);
+      const Block<T, n> ddw = access.load(chunk.ddw[e] + unit.weight_offset);
+      if constexpr (l2 == 0) {  // one number in the diagonals
+        const Vector<T> diagonal = broadcast(matrix[0]), dddiagonal = broadcast(ddmatrix[0]);
+        const Block<T, n> wm = w * diagonal, moved = ddw * diagonal + w * dddiagonal;
+        Block<T, n> xg{}, ddxg{};
+        UQFORCE_UNROLL
+        for (int m = 0; m <= 2 * l1; ++m) {
+          const Block<T, n> xm = x[m], ddxm = ddx[m];
+          sum[m] += ddxm * wm;
+          sum[m] += xm * moved;
+          xg += xm * g[m];
+          ddxg += ddxm * g[m];
+          dx.add(m, moved, g[m]);
+        }
+        store_dw(unit, chunk, e, access, ddxg * diagonal + xg * dddiagonal);
+        if (chunk.dsh) {
+          T* dsh = dsh_of(unit, chunk, e);
+          store(dsh, dot(w, ddxg, dot(ddw, xg, load(dsh))));
+        }
+      } else {
+        Block<T, n> y[2 * l1 + 1]{}, z[2 * l1 + 1]{}, q[2 * l1 + 1], dw{};
+        UQFORCE_UNROLL
+        for (int p = 0; p < c.pairs; ++p) {
+          y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
+          z[c.m1[p]] += g[c.m3[p]] * broadcast(ddmatrix[p * kChunk]);
+        }
+        UQFORCE_UNROLL
+        for (int m1 = 0; m1 <= 2 * l1; ++m1) {
+          const Block<T, n> xm = x[m1], ddxm = ddx[m1];
+          dw += ddxm * y[m1];
+          dw += xm * z[m1];
+          dx.add(m1, ddw, y[m1], w, z[m1]);
+          q[m1] = ddxm * w + xm * ddw;
+          z[m1] = xm * w;
+        }
+        store_dw(unit, chunk, e, access, dw);
+        UQFORCE_UNROLL
+        for (int p = 0; p < c.pairs; ++p) {
+          sum[c.m3[p]] += q[c.m1[p]] * broadcast(matrix[p * kChunk]);
+          sum[c.m3[p]] += z[c.m1[p]] * broadcast(ddmatrix[p * kChunk]);
+        }
+        if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(q, g, dsh_of(unit, chunk, e));
       }
-      dw = ddxg * m + xg * ddm;
-      if (chunk.dsh) {
-        T* dsh = dsh_of(unit, chunk, e);
-        store(dsh, dot(w, ddxg, dot(ddw, xg, load(dsh))));
-      }
-    } else {
-      Block<T, n> y[2 * l1 + 1]{}, z[2 * l1 + 1]{};
-      UQFORCE_UNROLL
-      for (int p = 0; p < c.pairs; ++p) {
-        y[c.m1[p]] += g[c.m3[p]] * broadcast(matrix[p * kChunk]);
-        z[c.m1[p]] += g[c.m3[p]] * broadcast(ddmatrix[p * kChunk]);
-      }
-      UQFORCE_UNROLL
-      for (int m1 = 0; m1 <= 2 * l1; ++m1) {
-        dw += ddx[m1] * y[m1];
-        dw += x[m1] * z[m1];
-        dx[m1] += ddw * y[m1];
-        dx[m1] += w * z[m1];
-        ddx[m1] = ddx[m1] * w + x[m1] * ddw;  // q
-        x[m1] = x[m1] * w;
-      }
-      UQFORCE_UNROLL
-      for (int p = 0; p < c.pairs; ++p) {
-        sum[c.m3[p]] += ddx[c.m1[p]] * broadcast(matrix[p * kChunk]);
-        sum[c.m3[p]] += x[c.m1[p]] * broadcast(ddmatrix[p * kChunk]);
-      }
-      if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(ddx, g, dsh_of(unit, chunk, e));
-    }
-    if (chunk.dx[0]) store_rows<l1>(access, chunk.dx[e] + unit.in_offset, unit.in_stride, dx);
-    if (chunk.dw[0]) store_dw(unit, chunk, e, access, dw);
+    });
+    dx.store();
   }
   chunk.ahead = ahead;
   chunk.ddahead = ddahead;
-  store_rows<l3>(access, out, unit.out_stride, sum);
+  paths.each(UQFORCE_EACH_PATH {
+    store_rows<degrees.l3>(access, chunk.out + unit.out_offset, unit.out_stride, sum);
+  });
 }
+#undef UQFORCE_EACH_PATH
 
 template <typename T>
 void sum_lanes(const T* partial, int64_t columns, T* dsh) {
@@ -301,17 +411,24 @@ void add_row(const T* row, int64_t columns, T* total) {
   for (; c < columns; ++c) total[c] += row[c];
 }
 
-template <typename T, int l1, int l2, int l3>
-constexpr CouplingKernels<T> coupling_kernels() {
+template <typename T, class... D>
+constexpr CouplingKernels<T> coupling_kernels(void (*matrix)(const T*, T*) = nullptr) {
   constexpr int64_t lanes = Simd<T>::lanes;
-  // Vectors of channels in a block: two, where what is kept over the edges or over the pairs fits registers.
-  constexpr int spare = UQFORCE_REGISTERS - 6;
-  constexpr int nf = 2 * (2 * l3 + 1) <= spare ? 2 : 1, nb = 2 * (2 * l1 + 1 + 2 * l3 + 1) <= spare ? 2 : 1;
-  return {Constants<l1, l2, l3>::table.pairs,
-          &matrix<T, l1, l2, l3>,
-          {nf * lanes, &forward<T, l1, l2, l3, nf>, &forward<T, l1, l2, l3, 1>},
-          {nb * lanes, &backward<T, l1, l2, l3, nb>, &backward<T, l1, l2, l3, 1>},
-          {lanes, &double_backward<T, l1, l2, l3, 1>, &double_backward<T, l1, l2, l3, 1>}};
+  // Vectors of channels in a block: two, where what is kept over the edges or over the paths fits registers.
+  constexpr bool held = sizeof...(D) > 1;
+  constexpr int spare = UQFORCE_REGISTERS - 6, out = ((2 * D::l3 + 1) + ...), in = Paths<T, 1, D...>::in;
+  constexpr int nf = 2 * (out + held * in) <= spare ? 2 : 1,
+                nb = 2 * (out + (1 + held) * in) <= spare ? 2 : 1;
+  return {(Constants<D::l1, D::l2, D::l3>::table.pairs + ...),
+          matrix,
+          {nf * lanes, &forward<T, nf, D...>, &forward<T, 1, D...>},
+          {nb * lanes, &backward<T, nb, D...>, &backward<T, 1, D...>},
+          {lanes, &double_backward<T, 1, D...>, &double_backward<T, 1, D...>}};
+}
+
+template <typename T, class... D>
+constexpr GroupKernels<T> group_kernels() {
+  return {Paths<T, 1, D...>::l1, sizeof...(D), {D::l2...}, {D::l3...}, coupling_kernels<T, D...>()};
 }
 
 template <typename T>
@@ -321,9 +438,14 @@ constexpr Kernels<T> kernels() {
   k.sum_lanes = &sum_lanes<T>;
   k.add_row = &add_row<T>;
   k.fence = &stream_fence;
-#define UQFORCE_ENTRY(a, b, c) k.coupling[a][b][c] = coupling_kernels<T, a, b, c>();
+#define UQFORCE_ENTRY(a, b, c) \
+  k.coupling[a][b][c] = coupling_kernels<T, Degrees<a, b, c>>(&matrix<T, a, b, c>);
   UQFORCE_FOR_EACH_COUPLING(UQFORCE_ENTRY)
 #undef UQFORCE_ENTRY
+  k.group[0] = group_kernels<T, Degrees<0, 0, 0>, Degrees<0, 1, 1>, Degrees<0, 2, 2>>();
+  k.group[1] = group_kernels<T, Degrees<0, 0, 0>, Degrees<0, 1, 1>>();
+  k.group[2] = group_kernels<T, Degrees<1, 0, 1>, Degrees<1, 1, 0>>();
+  k.group[3] = group_kernels<T, Degrees<2, 0, 2>, Degrees<2, 2, 0>>();
   return k;
 }
 

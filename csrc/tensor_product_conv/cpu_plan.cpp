@@ -37,40 +37,78 @@ std::vector<int64_t> EdgesByCentre::cuts(int64_t size) const {
   return cuts;
 }
 
+namespace {
+
+bool same_input(const ConvPath& a, const ConvPath& b) {
+  return a.l1 == b.l1 && a.mul == b.mul && a.in_offset == b.in_offset && a.in_stride == b.in_stride;
+}
+
+// Paths that are walked together, and how.
 template <typename T>
-Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op) {
-  std::vector<bool> read(spec.dim_in), written(spec.dim_in);
-  for (const ConvPath& path : spec.paths) {
-    const auto for_columns = [&path](auto use) {
-      for (int64_t m = 0; m <= 2 * path.l1; ++m)
-        for (int64_t u = 0; u < path.mul; ++u) use(path.in_offset + m * path.in_stride + u);
-    };
-    bool first = true;
-    for_columns([&](int64_t column) { first &= !read[column]; });
-    for_columns([&](int64_t column) { read[column] = true, written[column] = written[column] || first; });
-    const CouplingKernels<T>& of_path = kernels.coupling[path.l1][path.l2][path.l3];
-    auto coupling =
-        std::find_if(couplings.begin(), couplings.end(), [&](auto& c) { return c.kernels == &of_path; });
-    if (coupling == couplings.end()) {
-      coupling = couplings.insert(couplings.end(), {&of_path, path.l2 * path.l2, matrix_size});
-      matrix_size += of_path.pairs * kChunk;
+struct Walked {
+  std::vector<ConvPath> paths;
+  const CouplingKernels<T>* kernels;
+};
+
+// Takes the first of the paths out of the list, or a whole group of paths of its input.
+template <typename T>
+Walked<T> take(std::vector<ConvPath>& paths, const Kernels<T>& kernels, bool grouped) {
+  const ConvPath head = paths.front();
+  for (const GroupKernels<T>& group : kernels.group) {
+    if (!grouped || group.l1 != head.l1) continue;
+    Walked<T> walked{{}, &group.kernels};
+    auto left = paths;
+    for (int64_t k = 0; k < group.size; ++k) {
+      const auto found = std::find_if(left.begin(), left.end(), [&](const ConvPath& path) {
+        return same_input(path, head) && path.l2 == group.l2[k] && path.l3 == group.l3[k];
+      });
+      if (found == left.end()) break;
+      walked.paths.push_back(*found);
+      left.erase(found);
     }
-    const Op& kernel = of_path.*op;
-    for (int64_t u = 0; u < path.mul;) {
-      const bool whole = u + kernel.block <= path.mul;
+    if (static_cast<int64_t>(walked.paths.size()) < group.size) continue;
+    paths = left;
+    return walked;
+  }
+  paths.erase(paths.begin());
+  return {{head}, &kernels.coupling[head.l1][head.l2][head.l3]};
+}
+
+}  // namespace
+
+template <typename T>
+Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op, bool grouped) {
+  std::vector<bool> read(spec.dim_in), written(spec.dim_in);
+  for (auto left = spec.paths; !left.empty();) {
+    const auto [paths, together] = take(left, kernels, grouped);
+    const ConvPath& head = paths.front();
+    bool first = true;
+    const auto for_columns = [&head](auto use) {
+      for (int64_t m = 0; m <= 2 * head.l1; ++m)
+        for (int64_t u = 0; u < head.mul; ++u) use(head.in_offset + m * head.in_stride + u);
+    };
+    for_columns([&](int64_t column) { first = first && !read[column]; });
+    for_columns([&](int64_t column) { read[column] = true, written[column] = written[column] || first; });
+    const Op& kernel = together->*op;
+    for (int64_t u = 0; u < head.mul;) {
+      const bool whole = u + kernel.block <= head.mul;
       Unit unit{};
-      unit.in_offset = path.in_offset + u;
-      unit.in_stride = path.in_stride;
-      unit.out_offset = path.out_offset + u;
-      unit.out_stride = path.out_stride;
-      unit.weight_offset = path.weight_offset + u;
-      unit.channels = whole ? kernel.block : std::min(kernels.lanes, path.mul - u);
-      unit.matrix = coupling->matrix;
-      unit.sh_offset = coupling->sh_offset;
-      unit.whole_lines =
-          unit.weight_offset * sizeof(T) % kLine == 0 && unit.channels * sizeof(T) % kLine == 0;
-      unit.ahead_lines = of_path.pairs;  // the cost, for now
+      unit.channels = whole ? kernel.block : std::min(kernels.lanes, head.mul - u);
+      unit.ahead_lines = together->pairs;  // the cost, for now
       unit.first = first;
+      for (size_t k = paths.size(); k-- > 0;) {  // the head last, as it is linked to the others
+        const ConvPath& path = paths[k];
+        unit.in_offset = path.in_offset + u;
+        unit.in_stride = path.in_stride;
+        unit.out_offset = path.out_offset + u;
+        unit.out_stride = path.out_stride;
+        unit.weight_offset = path.weight_offset + u;
+        unit.matrix = matrix_of(kernels.coupling[path.l1][path.l2][path.l3], path.l2);
+        unit.sh_offset = path.l2 * path.l2;
+        unit.whole_lines =
+            unit.weight_offset * sizeof(T) % kLine == 0 && unit.channels * sizeof(T) % kLine == 0;
+        if (k > 0) unit.next = &linked.emplace_back(unit);
+      }
       steps.push_back({whole ? kernel.whole : kernel.part, unit});
       u += unit.channels;
     }
@@ -87,6 +125,15 @@ Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernel
     step.unit.ahead_lines = static_cast<int64_t>(lines * done / total) - fetched;
     fetched += step.unit.ahead_lines;
   }
+}
+
+template <typename T>
+int64_t Plan<T>::matrix_of(const CouplingKernels<T>& coupling, int64_t l2) {
+  for (const Coupling& known : couplings)
+    if (known.kernels == &coupling) return known.matrix;
+  couplings.push_back({&coupling, l2 * l2, matrix_size});
+  matrix_size += coupling.pairs * kChunk;
+  return couplings.back().matrix;
 }
 
 template struct Plan<float>;

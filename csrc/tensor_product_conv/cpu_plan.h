@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <deque>
 #include <vector>
 
 #include "tensor_product_conv/cpu_kernels.h"
@@ -46,9 +47,14 @@ struct Plan {
   std::vector<Step> steps;
   std::vector<Coupling> couplings;  // distinct ones
   std::vector<int64_t> unwritten;   // columns of x that no unit is the first of
+  std::deque<Unit> linked;          // what the units of steps are linked to
   int64_t matrix_size = 0;          // of all couplings, [pairs, kChunk] each
 
-  Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op);
+  // grouped: steps may walk several paths together, else each walks one.
+  Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op, bool grouped = false);
+
+ private:
+  int64_t matrix_of(const CouplingKernels<T>& coupling, int64_t l2);
 };
 
 // Arrays of a call; null where absent (inputs, meaning zero) or not wanted (outputs). dx is added to.
