@@ -37,10 +37,10 @@ def table(case: Case, rows: list[dict]) -> str:
     ]
     used = [key for key in COLUMNS if any(row.get(key) for row in full)]
     width = {key: int(COLUMNS[key][1].partition(".")[0]) for key in used}
-    lines = [case.name, " " * 30 + "".join(f"{COLUMNS[k][0].format(case.unit):>{width[k]}}" for k in used)]
+    lines = [case.name, " " * 36 + "".join(f"{COLUMNS[k][0].format(case.unit):>{width[k]}}" for k in used)]
     for row in full:
         cells = (f"{row[k]:{COLUMNS[k][1]}}" if k in row else " " * width[k] for k in used)
-        lines.append(f"  {row['rival']:28}" + row.get("error", "".join(cells)))
+        lines.append(f"  {row['rival']:34}" + row.get("error", "".join(cells)))
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from remote import MEMORY, remote, scratch
+from remote import MEMORY, made, remote
 from systems import moving, silicon, tensors
 from timing import Case
 
@@ -34,13 +34,14 @@ def potential(size: str):
     return Potential(config).eval()
 
 
-def exported(size: str) -> str:
+def write_exported(path: str, size: str) -> None:
     from uqforce.deploy.export import export
 
-    path = scratch(f"uqforce-{size}.pt")
-    if not path.exists():
-        export(potential(size), path)
-    return str(path)
+    export(potential(size), path)
+
+
+def exported(size: str) -> str:
+    return made(f"uqforce-{size}.pt", "models:write_exported", size)
 
 
 def ours(size: str) -> Callable[[], dict]:

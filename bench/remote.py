@@ -23,16 +23,11 @@ MEMORY = {"": {}, ", memory kept": KEEP_MEMORY}
 """What a rival's name says of its allocator, and the setting."""
 
 
-def scratch(name: str) -> Path:
-    """A file for what is made once in a run of the benchmarks and read by several processes."""
-    return Path(os.environ["UQFORCE_BENCH_SCRATCH"]) / name
-
-
 class RemoteFunction:
     """A function in another process: calling it returns its first result.
 
     Raises:
-        ImportError: the other process lacks a package.
+        ModuleNotFoundError: the other process lacks a package.
         RuntimeError: it failed; its own message is above, on stderr.
     """
 
@@ -50,7 +45,7 @@ class RemoteFunction:
             raise RuntimeError(f"{self.process.args} ended, exit status {self.process.wait()}") from None
         if kind == "missing":
             self.close()
-            raise ImportError(f"no module named {value}", name=value)
+            raise ModuleNotFoundError(f"no module named {value}", name=value)
         return value
 
     def _ask(self, what: bytes) -> object:
@@ -81,6 +76,22 @@ def remote(
     return lambda: RemoteFunction(target, list(arguments), environment or {}, python)
 
 
+def made(name: str, target: str, *arguments: str) -> str:
+    """Path of a file that MODULE:FUNCTION(path, *arguments) writes in a process of its own, once in a run."""
+    path = Path(os.environ["UQFORCE_BENCH_SCRATCH"]) / name
+    if not path.exists():
+        program = "import sys, remote; remote.find(sys.argv[1])(*sys.argv[2:])"
+        command = [sys.executable, "-c", program, target, str(path), *arguments]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    return str(path)
+
+
+def find(target: str) -> Callable:
+    """The function of a name MODULE:FUNCTION."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def memory_in_use(field: str) -> int:
     """Bytes: "VmRSS" now, or "VmHWM" at the peak since "5" was written to clear_refs."""
     status = Path("/proc/self/status").read_text()
@@ -96,10 +107,9 @@ def serve(target: str, arguments: list) -> None:
         pickle.dump((kind, value), answers)
         answers.flush()
 
-    module, _, name = target.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)(*arguments)
-    except ImportError as error:
+        function = find(target)(*arguments)
+    except ModuleNotFoundError as error:
         return answer("missing", error.name)
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_in_use("VmRSS")

@@ -47,7 +47,7 @@ class Case:
         count: how many of them one call does.
         rivals: for each name a function that imports what it needs, prepares the input in the form that suits
             it best and returns the function to time (`remote` where that is in a process of its own). Ours,
-            "uqforce", comes first. One that raises ImportError is reported as not installed.
+            "uqforce", comes first. One that raises ModuleNotFoundError is reported as not installed.
         check: raises AssertionError where the result of a rival differs from that of the first one.
         work: with it the table shows rates and the share of the machine's ceilings.
         memory: measure what one call adds to the memory in use at its peak, each rival in a fresh process.
@@ -113,7 +113,7 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
     for name, make in case.rivals.items():
         try:
             functions[name] = make()
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             rows[name]["error"] = f"not installed: {error.name}"
             continue
         result = functions[name]()

@@ -1,5 +1,6 @@
 """The bench's common part on a case of known length."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -96,6 +97,13 @@ def test_run_writes_results_with_machine_facts(tmp_path):
     row, ceilings = case["rows"][0], case["ceilings"]
     assert row["gflop_per_s"] == pytest.approx(20000 * 50 * 32 * 33 / row["median_ms"] / 1e6)
     assert row["share_of_ceiling"] == pytest.approx(1e9 * row["gflop_per_s"] / ceilings["float64"])
+
+
+@pytest.mark.parametrize("name", ["force_variance", "gmm_nll", "models", "tensor_product_conv", "training"])
+def test_cases_have_names_of_their_own_and_ours_comes_first(timing, name):
+    cases = list(importlib.import_module(name).cases())
+    assert len({case.name for case in cases}) == len(cases) > 0
+    assert all(next(iter(case.rivals)).startswith("uqforce") for case in cases)
 
 
 def test_unknown_name():

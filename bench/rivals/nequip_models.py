@@ -11,7 +11,7 @@ from nequip.nn.compile import DictInputOutputWrapper
 from nequip.scripts._compile_utils import ASE_TARGET
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import set_global_state
-from remote import scratch
+from remote import made
 from systems import moving, silicon, tensors
 
 from tests.model.make_nequip_reference import copy_weights
@@ -41,20 +41,23 @@ def silicon_data() -> dict[str, torch.Tensor]:
     }
 
 
+def write_compiled(path: str, size: str) -> None:
+    """What `nequip-compile --mode aotinductor --target ase` writes."""
+    sizes = {
+        "graph": torch.export.Dim.STATIC,
+        "node": torch.export.Dim("num_nodes", min=2, max=torch.inf),
+        "edge": torch.export.Dim("num_edges", min=2, max=torch.inf),
+    }
+    model = same_model(potential(size)).eval()
+    aot_export_model(model, "cpu", ASE_TARGET["input"], ASE_TARGET["output"], silicon_data(), sizes, path)
+
+
 def compiled(size: str) -> torch.nn.Module:
-    """What `nequip-compile --mode aotinductor --target ase` writes, opened as nequip opens it."""
+    """A compiled model, opened as nequip opens it."""
     set_global_state()  # nequip's data are of its default type, float64
-    path = scratch(f"{size}.nequip.pt2")
-    inputs, outputs = ASE_TARGET["input"], ASE_TARGET["output"]
-    if not path.exists():
-        sizes = {
-            "graph": torch.export.Dim.STATIC,
-            "node": torch.export.Dim("num_nodes", min=2, max=torch.inf),
-            "edge": torch.export.Dim("num_edges", min=2, max=torch.inf),
-        }
-        model = same_model(potential(size)).eval()
-        aot_export_model(model, "cpu", inputs, outputs, silicon_data(), sizes, str(path))
-    return DictInputOutputWrapper(torch._inductor.aoti_load_package(str(path)), inputs, outputs)
+    path = made(f"{size}.nequip.pt2", "rivals.nequip_models:write_compiled", size)
+    package = torch._inductor.aoti_load_package(path)
+    return DictInputOutputWrapper(package, ASE_TARGET["input"], ASE_TARGET["output"])
 
 
 def repeated(model: torch.nn.Module) -> Callable[[], dict]:

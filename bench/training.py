@@ -1,0 +1,136 @@
+"""One training step, forward, loss of energy and forces, backward, Adam, against nequip's (same weights).
+
+5 molecules of 27 atoms (the size, elements and neighbours of 3BPA), and 2 cells of 64 silicon atoms; cutoff
+5 A, NequIP's sizes S and M. nequip runs eagerly and compiled (`compile_mode: compile`). Neighbour lists are
+given to both.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from remote import MEMORY, remote
+from systems import silicon, tensors
+from timing import Case
+
+from uqforce.data import Batch
+from uqforce.model import ModelConfig, Potential
+from uqforce.ops import neighbor_list
+from uqforce.train.loop import predict
+from uqforce.train.loss import measure, total_loss
+from uqforce.train.sections import LossConfig
+
+CUTOFF = 5.0
+FORCES_WEIGHT, LEARNING_RATE = 100.0, 1e-3
+
+
+def molecules() -> tuple[list[str], Batch]:
+    """A flat box of 9 x 3 x 1 atoms 1.5 A apart has 16 neighbours per atom, as 3BPA."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(range(9), range(3), [0], indexing="ij"), -1).reshape(1, -1, 3)
+    positions = torch.tensor(1.5 * grid + rng.normal(0, 0.05, (5, 27, 3))).view(-1, 3)
+    kinds = torch.tensor([0] * 11 + [1] * 12 + [2, 2, 3, 3]).repeat(5)
+    cell, pbc = torch.zeros(5, 3, 3, dtype=torch.float64), torch.zeros(5, 3, dtype=torch.bool)
+    return ["H", "C", "N", "O"], labelled(positions, cell, pbc, kinds)
+
+
+def crystals() -> tuple[list[str], Batch]:
+    positions, cell, pbc = (torch.cat(parts) for parts in zip(*(tensors(silicon(2, seed=k)) for k in (0, 1))))
+    return ["Si"], labelled(positions, cell, pbc, torch.zeros(len(positions), dtype=torch.int64))
+
+
+def labelled(positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, kinds: torch.Tensor) -> Batch:
+    """Structures of equal size with random labels of the size of the untrained model's errors."""
+    structures = len(cell)
+    batch = torch.arange(structures).repeat_interleave(len(positions) // structures)
+    edge_index, cell_shift, _ = neighbor_list(positions, cell, pbc, CUTOFF, batch)
+    normal = torch.Generator().manual_seed(1)
+    energy = torch.randn(structures, generator=normal, dtype=torch.float64)
+    forces = 0.1 * torch.randn(positions.shape, generator=normal, dtype=torch.float64)
+    yes, no = torch.ones(structures, dtype=torch.bool), torch.zeros(structures, dtype=torch.bool)
+    return Batch(positions, cell, pbc, kinds, batch, structures, edge_index, cell_shift,
+                 energy, forces, torch.zeros_like(cell), yes, yes, no)  # fmt: skip
+
+
+SYSTEMS = {"5 molecules of 27 atoms": molecules, "2 cells of 64 silicon atoms": crystals}
+
+
+def setup(system: str, size: str) -> tuple[Potential, Batch]:
+    types, batch = SYSTEMS[system]()
+    torch.manual_seed(0)
+    neighbours = batch.edge_index.shape[1] / len(batch.positions)
+    fields = {"type_names": types, "r_max": CUTOFF, "avg_num_neighbors": neighbours}
+    energies = {
+        "per_type_energy_scales": dict.fromkeys(types, 1.0),
+        "per_type_energy_shifts": dict.fromkeys(types, 0.0),
+    }
+    return Potential(ModelConfig.from_preset(size, **fields, **energies)).train(), batch
+
+
+def stepper(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], float]:
+    """The loss before a step, and the step."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+
+    def step() -> float:
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def ours(system: str, size: str) -> Callable[[], float]:
+    potential, batch = setup(system, size)
+    config = LossConfig(forces={"weight": FORCES_WEIGHT})
+
+    def loss() -> torch.Tensor:
+        terms, tally = measure(predict(potential, batch), batch, config)
+        return total_loss(terms, tally[3], config)
+
+    return stepper(potential, loss)
+
+
+def nequip(system: str, size: str, mode: str) -> Callable[[], float]:
+    from rivals.nequip_models import same_model
+
+    potential, batch = setup(system, size)
+    model = same_model(potential, mode).train()
+    atoms = torch.bincount(batch.batch)
+    data = {
+        "pos": batch.positions,
+        "atom_types": batch.atom_types,
+        "batch": batch.batch,
+        "num_atoms": atoms,
+        "edge_index": batch.edge_index,
+    }
+    if batch.pbc.any():
+        data |= {"cell": batch.cell, "pbc": batch.pbc, "edge_cell_shift": batch.cell_shift.double()}
+
+    def loss() -> torch.Tensor:
+        out = model(dict(data))
+        energy = (out["total_energy"].flatten() - batch.energy) / atoms
+        return energy.square().mean() + FORCES_WEIGHT * (out["forces"] - batch.forces).square().mean()
+
+    return stepper(model, loss)
+
+
+def check(ours: float, theirs: float) -> None:
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+
+
+def cases() -> Iterator[Case]:
+    for system, make in SYSTEMS.items():
+        atoms = len(make()[1].positions)
+        for size in ("S", "M"):
+            rivals = {}
+            for suffix, environment in MEMORY.items():
+                rivals["uqforce" + suffix] = remote("training:ours", system, size, environment=environment)
+            for mode in ("eager", "compile"):
+                for suffix, environment in MEMORY.items():
+                    make_rival = remote("training:nequip", system, size, mode, environment=environment)
+                    rivals[f"nequip, {mode}{suffix}"] = make_rival
+            name = f"step, preset {size}, {system}, float32"
+            yield Case(name, "atom", atoms, rivals, check, quick=size == "S")
