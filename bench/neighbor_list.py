@@ -1,10 +1,10 @@
 """Neighbour lists with shifts and vectors, float64, against vesin, matscipy and ASE; gradients against torch.
 
-Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. Counted bytes:
-positions read, pairs, shifts and vectors written (64 bytes per pair). With
-UQFORCE_BENCH_LARGE=1 also a million atoms. Every new page of a large result costs more than the result's
-arithmetic, so the allocator matters to all: GLIBC_TUNABLES=glibc.malloc.mmap_threshold=8589934592:
-glibc.malloc.trim_threshold=8589934592 keeps freed memory.
+Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. With
+UQFORCE_BENCH_LARGE=1 also a million atoms. Counted bytes: positions read, pairs, shifts and vectors written (64
+bytes per pair). Every new page of a large result costs more than what is written to it: uqforce keeps the
+memory of freed results, vesin's are views of memory it keeps (copy=False), and for the others
+GLIBC_TUNABLES=glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592 does it.
 """
 
 import os
@@ -35,7 +35,9 @@ def vesin(structures: list[ase.Atoms], is_sorted: bool) -> Callable:
 
         rival = NeighborList(cutoff=CUTOFF, full_list=True, sorted=is_sorted)
         systems = [(atoms.positions, atoms.cell.array, atoms.pbc) for atoms in structures]
-        return lambda: np.concatenate([rival.compute(*system, "ijSD")[0] for system in systems])
+        if len(systems) == 1:  # at its best: what it returns is a view, valid until the next call
+            return lambda: rival.compute(*systems[0], "PSD", copy=False)[0]
+        return lambda: np.concatenate([rival.compute(*system, "PSD")[0] for system in systems])
 
     return make
 

@@ -1,13 +1,13 @@
-// The neighbour list on the CPU: bins, then two walks over all centres, one to count and one to write.
+// The neighbour list on the CPU: bins, a search around every atom, and a walk over what was found that writes
+// the edges where they belong.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/isa.h"
+#include "common/pool.h"
 #include "neighbor_list/cpu_kernels.h"
 #include "neighbor_list/grid.h"
 #include "neighbor_list/op.h"
@@ -15,7 +15,7 @@
 namespace uqforce::neighbor_list {
 namespace {
 
-// Centres handed to a thread at a time.
+// Centres that are worth a thread.
 constexpr int64_t kGrain = 128;
 // Up to so many neighbours, comparing all with all sorts faster than std::sort.
 constexpr int64_t kShortList = 512;
@@ -41,53 +41,10 @@ std::vector<int64_t> structure_starts(const OptionalTensor& batch, int64_t num_a
   return start;
 }
 
-at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor out = at::empty(sizes, options);
-  advise_huge_pages(out.data_ptr(), out.nbytes());
-  return out;
-}
-
 template <typename T>
 struct Structure {
   Grid<T> grid;
-  const T* cell;
-  int64_t first_atom;
-};
-
-// The edges of one centre, computed as edge_vectors() computes them.
-template <typename T>
-class Around {
- public:
-  Around(const Structure<T>& structure, int32_t centre)
-      : images_(structure.grid.images.data()),
-        centre_(images_[centre]),
-        cell_(structure.cell),
-        first_atom_(structure.first_atom) {}
-
-  int64_t centre() const { return first_atom_ + centre_.atom; }
-
-  // Writes shift and vector of the edge to the image in this slot, returns the neighbour.
-  int64_t edge(int32_t slot, int64_t* shift, T* vec) const {
-    const Image<T> image = images_[slot];
-    for (int k = 0; k < 3; ++k) shift[k] = int64_t(image.shift[k]) - centre_.shift[k];
-    edge_vector(centre_.position, image.position, shift, cell_, vec);
-    return first_atom_ + image.atom;
-  }
-
-  // The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
-  bool is_pair(int32_t slot, double cutoff) const {
-    int64_t shift[3];
-    T vec[3];
-    edge(slot, shift, vec);
-    const double x = vec[0], y = vec[1], z = vec[2];
-    return x * x + y * y + z * z < cutoff * cutoff;
-  }
-
- private:
-  const Image<T>* images_;
-  const Image<T> centre_;
-  const T* cell_;
-  int64_t first_atom_;
+  Cell<T> cell;
 };
 
 const Kernels& kernels() {
@@ -102,46 +59,35 @@ const Kernels& kernels() {
 template <typename T>
 class Searcher {
  public:
-  Searcher(const Structure<T>& structure, double cutoff)
-      : structure_(&structure), kernels_(uqforce::neighbor_list::kernels()), cutoff_(cutoff) {}
+  explicit Searcher(double cutoff) : kernels_(uqforce::neighbor_list::kernels()), cutoff_(cutoff) {}
 
   void enter(const Structure<T>& structure) {
     structure_ = &structure;
     bin_ = -1;
   }
 
-  // Number of neighbours of the centre, given by its slot; itself included.
-  int64_t count(int32_t centre) {
+  // Slots of the centre's neighbours, ranks ascending. Valid until the next call.
+  std::span<const int32_t> find(int32_t centre) {
     visit(centre);
     int64_t doubts;
-    const int64_t n = kernels_.count(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits,
-                                     doubtful_.data(), &doubts);
-    return doubts == 0 ? n : n + decide(centre, doubts);
-  }
-
-  // Their slots, ranks ascending. Valid until the next call.
-  const int32_t* find(int32_t centre, int64_t& n) {
-    visit(centre);
-    int64_t doubts;
-    const Found found = {slots_.data(), ranks_.data()};
-    n = kernels_.find(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits, found,
-                      doubtful_.data(), &doubts);
-    if (doubts > 0) {
-      doubts = decide(centre, doubts);
-      for (int64_t d = 0; d < doubts; ++d, ++n) {
-        slots_[n] = doubtful_[d];
-        ranks_[n] = grid().rank[doubtful_[d]];
-      }
+    const Matches found = {slots_.data(), ranks_.data()};
+    int64_t n = kernels_.find(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits, found,
+                              doubtful_.data(), &doubts);
+    if (doubts == 0 && grid().has_one_bin()) return {slots_.data(), size_t(n)};
+    for (int64_t d = 0; d < doubts; ++d) {
+      const int32_t slot = doubtful_[d];
+      if (!is_pair(centre, slot)) continue;
+      slots_[n] = slot;
+      ranks_[n++] = grid().rank[slot];
     }
     if (n <= kShortList) {
       kernels_.sort(found, n, sorted_.data());
     } else {
       std::copy_n(slots_.data(), n, sorted_.data());
-      const int32_t* rank = grid().rank.data();
       std::sort(sorted_.data(), sorted_.data() + n,
-                [rank](int32_t a, int32_t b) { return rank[a] < rank[b]; });
+                [rank = grid().rank](int32_t a, int32_t b) { return rank[a] < rank[b]; });
     }
-    return sorted_.data();
+    return {sorted_.data(), size_t(n)};
   }
 
  private:
@@ -157,14 +103,17 @@ class Searcher {
     }
   }
 
-  // Keeps those of the doubtful that are pairs.
-  int64_t decide(int32_t centre, int64_t doubts) {
-    const Around<T> around(*structure_, centre);
-    const auto is_none = [&](int32_t slot) { return !around.is_pair(slot, cutoff_); };
-    return std::remove_if(doubtful_.data(), doubtful_.data() + doubts, is_none) - doubtful_.data();
+  // The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
+  bool is_pair(int32_t centre, int32_t neighbor) const {
+    const End<T>&i = grid().images[centre], &j = grid().images[neighbor];
+    int64_t shift[4];
+    T vec[4];
+    edge(i, j, structure_->cell, shift, vec);
+    const double x = vec[0], y = vec[1], z = vec[2];
+    return x * x + y * y + z * z < cutoff_ * cutoff_;
   }
 
-  const Structure<T>* structure_;
+  const Structure<T>* structure_ = nullptr;
   const Kernels& kernels_;
   double cutoff_;
   int64_t bin_ = -1;
@@ -172,20 +121,11 @@ class Searcher {
   std::vector<int32_t> slots_, ranks_, doubtful_, sorted_;
 };
 
-// Calls f(c, structure, slot, searcher) for all centres, on all threads. c numbers the centres structure
-// after structure, in the order of their slots: centres that follow one another lie side by side.
-template <typename T, typename F>
-void for_each_centre(const std::vector<Structure<T>>& structures, const std::vector<int64_t>& start,
-                     double cutoff, F f) {
-  at::parallel_for(0, start.back(), kGrain, [&](int64_t begin, int64_t end) {
-    int64_t b = std::upper_bound(start.begin(), start.end(), begin) - start.begin() - 1;
-    Searcher<T> searcher(structures[b], cutoff);
-    for (int64_t c = begin; c < end; ++c) {
-      while (c >= start[b + 1]) searcher.enter(structures[++b]);
-      f(c, structures[b], structures[b].grid.centres[c - start[b]], searcher);
-    }
-  });
-}
+// What is known of an atom between the two walks.
+struct Found {
+  const int32_t* slots;  // of the neighbours
+  int32_t size, centre;  // how many, and the atom's own slot
+};
 
 // The arrays written.
 template <typename T>
@@ -193,71 +133,119 @@ struct Edges {
   int64_t *centre, *neighbor, *shift;
   T* vec;
 
-  // Writes the edges of a centre from edge `first` on; `itself` is the centre's slot.
-  void write(int64_t first, const Around<T>& around, int32_t itself, const int32_t* slots,
-             int64_t num_slots) const {
-    const int64_t i = around.centre();
-    int64_t *to_i = centre + first, *to_j = neighbor + first, *to_shift = shift + 3 * first;
+  // Writes the edges of an atom from edge `first` on.
+  void write(int64_t first, const Found& found, const End<T>* images, const Cell<T>& cell) const {
+    const End<T>& i = images[found.centre];
+    std::fill_n(centre + first, found.size, i.atom);
+    int64_t *to_neighbor = neighbor + first, *to_shift = shift + 3 * first;
     T* to_vec = vec + 3 * first;
-    for (int64_t k = 0; k < num_slots; ++k) {
-      if (slots[k] == itself) continue;
-      *to_i++ = i;
-      *to_j++ = around.edge(slots[k], to_shift, to_vec);
-      to_shift += 3;
-      to_vec += 3;
+    for (int32_t k = 0; k + 1 < found.size; ++k, to_shift += 3, to_vec += 3) {
+      const End<T>& j = images[found.slots[k]];
+      to_neighbor[k] = j.atom;
+      edge(i, j, cell, to_shift, to_vec);  // a fourth number lands in the next edge, which follows
     }
+    if (found.size == 0) return;
+    int64_t last_shift[4];
+    T last_vec[4];
+    const End<T>& j = images[found.slots[found.size - 1]];
+    to_neighbor[found.size - 1] = j.atom;
+    edge(i, j, cell, last_shift, last_vec);
+    std::copy_n(last_shift, 3, to_shift);
+    std::copy_n(last_vec, 3, to_vec);
   }
 };
 
 template <typename T>
-std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_typed(const at::Tensor& positions,
-                                                                   const at::Tensor& cell,
-                                                                   const at::Tensor& pbc, double cutoff,
-                                                                   const OptionalTensor& batch) {
-  const int64_t num_atoms = positions.size(0), num_structures = cell.size(0);
-  const std::vector<int64_t> start = structure_starts(batch, num_atoms, num_structures);
-  std::vector<Structure<T>> structures(num_structures);
-  at::parallel_for(0, num_structures, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const T* box = cell.const_data_ptr<T>() + 9 * b;
-      structures[b] = {build_grid(positions.const_data_ptr<T>() + 3 * start[b], start[b + 1] - start[b], box,
-                                  pbc.const_data_ptr<bool>() + 3 * b, cutoff, start[b], b),
-                       box, start[b]};
-    }
-  });
-
-  std::vector<int64_t> offset(num_atoms + 1, 0);  // first edge of each atom
-  for_each_centre(structures, start, cutoff,
-                  [&](int64_t, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
-                    const int64_t atom = structure.first_atom + structure.grid.images[slot].atom;
-                    offset[atom + 1] = searcher.count(slot) - 1;
-                  });
-  for (int64_t i = 0; i < num_atoms; ++i) offset[i + 1] += offset[i];
-  const int64_t num_edges = offset[num_atoms];
-  Buffer<int64_t> first_edge(
-      num_atoms);  // the same, of each centre: read in order below, where a miss would stall
-  for (int64_t b = 0; b < num_structures; ++b) {
-    const Grid<T>& grid = structures[b].grid;
-    for (int64_t c = start[b]; c < start[b + 1]; ++c) {
-      first_edge[c] = offset[start[b] + grid.images[grid.centres[c - start[b]]].atom];
-    }
+class List {
+ public:
+  List(const at::Tensor& positions, const at::Tensor& cell, const at::Tensor& pbc, double cutoff,
+       const OptionalTensor& batch)
+      : cutoff_(cutoff),
+        options_(positions.options()),
+        start_(structure_starts(batch, positions.size(0), cell.size(0))),
+        structures_(cell.size(0)),
+        arenas_(at::get_num_threads()) {
+    at::parallel_for(0, cell.size(0), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        const T* box = cell.const_data_ptr<T>() + 9 * b;
+        structures_[b] = {build_grid(positions.const_data_ptr<T>(), start_[b], start_[b + 1] - start_[b], box,
+                                     pbc.const_data_ptr<bool>() + 3 * b, cutoff, b, arena()),
+                          Cell<T>(box)};
+      }
+    });
   }
 
-  const auto integers = positions.options().dtype(at::kLong);
-  at::Tensor edge_index = empty({2, num_edges}, integers);
-  at::Tensor cell_shift = empty({num_edges, 3}, integers);
-  at::Tensor edge_vec = empty({num_edges, 3}, positions.options());
-  int64_t* index = edge_index.mutable_data_ptr<int64_t>();
-  const Edges<T> edges = {index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(),
-                          edge_vec.mutable_data_ptr<T>()};
-  for_each_centre(structures, start, cutoff,
-                  [&](int64_t c, const Structure<T>& structure, int32_t slot, Searcher<T>& searcher) {
-                    int64_t found;
-                    const int32_t* slots = searcher.find(slot, found);
-                    edges.write(first_edge[c], Around<T>(structure, slot), slot, slots, found);
-                  });
-  return {edge_index, cell_shift, edge_vec};
-}
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> edges() {
+    const int64_t num_atoms = start_.back();
+    const std::vector<Found> found = search();
+    std::vector<int64_t> first_edge(num_atoms + 1);
+    for (int64_t i = 0; i < num_atoms; ++i) first_edge[i + 1] = first_edge[i] + found[i].size;
+
+    const int64_t num_edges = first_edge[num_atoms];
+    at::Tensor edge_index = empty_from_pool({2, num_edges}, options_.dtype(at::kLong));
+    at::Tensor cell_shift = empty_from_pool({num_edges, 3}, options_.dtype(at::kLong));
+    at::Tensor edge_vec = empty_from_pool({num_edges, 3}, options_);
+    int64_t* index = edge_index.mutable_data_ptr<int64_t>();
+    const Edges<T> edges = {index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(),
+                            edge_vec.mutable_data_ptr<T>()};
+    for_each_run([&](int64_t b, int64_t begin, int64_t end) {
+      const Structure<T>& structure = structures_[b];
+      const End<T>* images = structure.grid.images.data();
+      for (int64_t i = begin; i < end; ++i) {
+        // What is read lies as the atoms do in space, not in order: ask for it ahead of time.
+        for (int64_t k = 0; i + 2 < end && k < found[i + 2].size; k += 16)
+          __builtin_prefetch(found[i + 2].slots + k);
+        for (int64_t k = 0; i + 1 < end && k < found[i + 1].size; ++k)
+          __builtin_prefetch(images + found[i + 1].slots[k]);
+        edges.write(first_edge[i], found[i], images, structure.cell);
+      }
+    });
+    return {edge_index, cell_shift, edge_vec};
+  }
+
+ private:
+  Arena& arena() { return arenas_[at::get_thread_num()]; }
+
+  // The neighbours of all atoms, looked for in the order of the centres' slots: those that follow one another
+  // lie side by side, and so do the points around them.
+  std::vector<Found> search() {
+    std::vector<Found> found(start_.back());
+    std::vector<Searcher<T>> searchers(arenas_.size(), Searcher<T>(cutoff_));
+    for_each_run([&](int64_t b, int64_t begin, int64_t end) {
+      const Grid<T>& grid = structures_[b].grid;
+      Searcher<T>& searcher = searchers[at::get_thread_num()];
+      Arena& arena = this->arena();
+      searcher.enter(structures_[b]);
+      for (int64_t c = begin; c < end; ++c) {
+        const int32_t centre = grid.centres[c - start_[b]];
+        const auto slots = searcher.find(centre);
+        const auto kept = arena.take<int32_t>(slots.size());
+        std::copy(slots.begin(), slots.end(), kept.begin());
+        found[grid.images[centre].atom] = {kept.data(), int32_t(kept.size()), centre};
+      }
+    });
+    return found;
+  }
+
+  // Calls f(structure, begin, end) for runs of atoms of one structure, on all threads.
+  template <typename F>
+  void for_each_run(F f) const {
+    at::parallel_for(0, start_.back(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t b = std::upper_bound(start_.begin(), start_.end(), begin) - start_.begin() - 1;
+           begin < end; ++b) {
+        const int64_t last = std::min(end, start_[b + 1]);
+        f(b, begin, last);
+        begin = last;
+      }
+    });
+  }
+
+  double cutoff_;
+  at::TensorOptions options_;
+  std::vector<int64_t> start_;  // first atom of each structure
+  std::vector<Structure<T>> structures_;
+  std::vector<Arena> arenas_;
+};
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_cpu(const at::Tensor& positions,
                                                                  const at::Tensor& cell,
@@ -265,8 +253,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_cpu(const at::Tenso
                                                                  const OptionalTensor& batch) {
   check_neighbor_list(positions, cell, pbc, cutoff, batch);
   return AT_DISPATCH_FLOATING_TYPES(positions.scalar_type(), "neighbor_list", [&] {
-    return neighbor_list_typed<scalar_t>(positions.contiguous(), cell.contiguous(), pbc.contiguous(), cutoff,
-                                         batch);
+    const at::Tensor given[] = {positions.contiguous(), cell.contiguous(), pbc.contiguous()};
+    return List<scalar_t>(given[0], given[1], given[2], cutoff, batch).edges();
   });
 }
 

@@ -15,36 +15,16 @@ namespace {
 
 constexpr int64_t lanes = UQFORCE_LANES;
 
-// `lanes` points against one centre: bit l is set where point l is certainly inside, and possibly inside.
-struct Masks {
-  uint32_t certain, possible;
-};
+typedef int32_t Ints __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(4)));
+typedef float Floats __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(4)));
 
+// bits(comparison): bit l is set where lane l is true.
+// compress(from, mask, to) appends the entries of `from` whose bit is set, in their order; may write `lanes`
+// entries. Returns how many.
 #if UQFORCE_LANES == 16
 
-typedef int32_t Ints __attribute__((vector_size(64), may_alias, aligned(4)));
+inline uint32_t bits(Ints comparison) { return _mm512_movepi32_mask((__m512i)comparison); }
 
-struct Tester {
-  __m512 cx, cy, cz, inside, outside;
-
-  Tester(float x, float y, float z, Limits limits)
-      : cx(_mm512_set1_ps(x)),
-        cy(_mm512_set1_ps(y)),
-        cz(_mm512_set1_ps(z)),
-        inside(_mm512_set1_ps(limits.inside)),
-        outside(_mm512_set1_ps(limits.outside)) {}
-
-  Masks operator()(const Points& points, int64_t s) const {
-    const __m512 dx = _mm512_loadu_ps(points.x + s) - cx, dy = _mm512_loadu_ps(points.y + s) - cy,
-                 dz = _mm512_loadu_ps(points.z + s) - cz;
-    const __m512 squared = dx * dx + dy * dy + dz * dz;
-    return {_mm512_cmp_ps_mask(squared, inside, _CMP_LT_OQ),
-            _mm512_cmp_ps_mask(squared, outside, _CMP_NGT_UQ)};
-  }
-};
-
-// Appends the entries of `from` whose bit is set, in their order; may write `lanes` entries. Returns how
-// many.
 inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
   const __m512i kept = _mm512_maskz_compress_epi32(__mmask16(mask), _mm512_loadu_si512(from));
   _mm512_storeu_si512(to, kept);
@@ -53,26 +33,7 @@ inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
 
 #elif UQFORCE_LANES == 8
 
-typedef int32_t Ints __attribute__((vector_size(32), may_alias, aligned(4)));
-
-struct Tester {
-  __m256 cx, cy, cz, inside, outside;
-
-  Tester(float x, float y, float z, Limits limits)
-      : cx(_mm256_set1_ps(x)),
-        cy(_mm256_set1_ps(y)),
-        cz(_mm256_set1_ps(z)),
-        inside(_mm256_set1_ps(limits.inside)),
-        outside(_mm256_set1_ps(limits.outside)) {}
-
-  Masks operator()(const Points& points, int64_t s) const {
-    const __m256 dx = _mm256_loadu_ps(points.x + s) - cx, dy = _mm256_loadu_ps(points.y + s) - cy,
-                 dz = _mm256_loadu_ps(points.z + s) - cz;
-    const __m256 squared = dx * dx + dy * dy + dz * dz;
-    return {uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(squared, inside, _CMP_LT_OQ))),
-            uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(squared, outside, _CMP_NGT_UQ)))};
-  }
-};
+inline uint32_t bits(Ints comparison) { return uint32_t(_mm256_movemask_ps((__m256)comparison)); }
 
 // For each mask, the lanes whose bit is set, one per byte.
 struct CompressTable {
@@ -96,30 +57,13 @@ inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
 
 #else
 
-typedef int32_t Ints __attribute__((vector_size(16), may_alias, aligned(4)));
-typedef float Floats __attribute__((vector_size(16), may_alias, aligned(4)));
-
-inline uint32_t bits(Ints mask) {
+inline uint32_t bits(Ints comparison) {
 #ifdef __x86_64__
-  return uint32_t(_mm_movemask_ps(__m128(mask)));
+  return uint32_t(_mm_movemask_ps((__m128)comparison));
 #else
-  return (mask[0] & 1) | (mask[1] & 2) | (mask[2] & 4) | (mask[3] & 8);
+  return (comparison[0] & 1) | (comparison[1] & 2) | (comparison[2] & 4) | (comparison[3] & 8);
 #endif
 }
-
-struct Tester {
-  float cx, cy, cz;
-  Limits limits;
-
-  Tester(float x, float y, float z, Limits l) : cx(x), cy(y), cz(z), limits(l) {}
-
-  Masks operator()(const Points& points, int64_t s) const {
-    const auto load = [s](const float* p) { return *reinterpret_cast<const Floats*>(p + s); };
-    const Floats dx = load(points.x) - cx, dy = load(points.y) - cy, dz = load(points.z) - cz;
-    const Floats squared = dx * dx + dy * dy + dz * dz;
-    return {bits(squared < limits.inside), 15u & ~bits(squared > limits.outside)};
-  }
-};
 
 inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
   int64_t n = 0;
@@ -132,6 +76,19 @@ inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
 
 #endif
 
+// `lanes` points against one centre: bit l is set where point l is certainly inside, and possibly inside.
+struct Masks {
+  uint32_t certain, possible;
+};
+
+inline Masks test(const Points& points, int64_t s, const float (&centre)[3], Limits limits) {
+  const auto load = [s](const float* p) { return *reinterpret_cast<const Floats*>(p + s); };
+  const Floats dx = load(points.x) - centre[0], dy = load(points.y) - centre[1],
+               dz = load(points.z) - centre[2];
+  const Floats squared = dx * dx + dy * dy + dz * dz;
+  return {bits(squared < limits.inside), ~bits(squared > limits.outside)};
+}
+
 constexpr int32_t first_integers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // Appends the slots from s whose bit is set.
@@ -140,24 +97,20 @@ inline int64_t compress_slots(int64_t s, uint32_t mask, int32_t* to) {
   return compress(reinterpret_cast<const int32_t*>(&slots), mask, to);
 }
 
-template <bool keep>
-inline int64_t search(const Points& points, const Range* ranges, int64_t num_ranges, int64_t centre,
-                      Limits limits, Found found, int32_t* doubtful, int64_t* num_doubtful) {
-  const Tester test(points.x[centre], points.y[centre], points.z[centre], limits);
+int64_t find(const Points& points, const Range* ranges, int64_t num_ranges, int64_t centre, Limits limits,
+             Matches found, int32_t* doubtful, int64_t* num_doubtful) {
+  const float at[3] = {points.x[centre], points.y[centre], points.z[centre]};
   int64_t n = 0, doubts = 0;
   for (const Range* range = ranges; range != ranges + num_ranges; ++range) {
     for (int64_t s = range->begin; s < range->end; s += lanes) {
-      Masks masks = test(points, s);
+      Masks masks = test(points, s, at, limits);
       const int64_t left = range->end - s;
-      const uint32_t valid = left < lanes ? (1u << left) - 1 : (1u << lanes) - 1;
+      uint32_t valid = left < lanes ? (1u << left) - 1 : (1u << lanes) - 1;
+      if (uint64_t(centre - s) < uint64_t(lanes)) valid &= ~(1u << (centre - s));
       masks.certain &= valid;
       masks.possible &= valid;
-      if (keep) {
-        compress_slots(s, masks.certain, found.slot + n);
-        n += compress(points.rank + s, masks.certain, found.rank + n);
-      } else {
-        n += __builtin_popcount(masks.certain);
-      }
+      compress_slots(s, masks.certain, found.slot + n);
+      n += compress(points.rank + s, masks.certain, found.rank + n);
       if (masks.certain != masks.possible) [[unlikely]] {
         doubts += compress_slots(s, masks.possible & ~masks.certain, doubtful + doubts);
       }
@@ -167,19 +120,9 @@ inline int64_t search(const Points& points, const Range* ranges, int64_t num_ran
   return n;
 }
 
-int64_t count(const Points& points, const Range* ranges, int64_t num_ranges, int64_t centre, Limits limits,
-              int32_t* doubtful, int64_t* num_doubtful) {
-  return search<false>(points, ranges, num_ranges, centre, limits, {}, doubtful, num_doubtful);
-}
-
-int64_t find(const Points& points, const Range* ranges, int64_t num_ranges, int64_t centre, Limits limits,
-             Found found, int32_t* doubtful, int64_t* num_doubtful) {
-  return search<true>(points, ranges, num_ranges, centre, limits, found, doubtful, num_doubtful);
-}
-
 // A neighbour's place is the number of ranks below its own. `vectors` of ranks at a time meet every rank.
 template <int vectors>
-inline void place(Found found, int64_t n, int64_t first, int32_t* sorted) {
+inline void place(Matches found, int64_t n, int64_t first, int32_t* sorted) {
   Ints mine[vectors], below[vectors] = {};
   for (int v = 0; v < vectors; ++v) {
     mine[v] = *reinterpret_cast<const Ints*>(found.rank + first + v * lanes);
@@ -191,7 +134,7 @@ inline void place(Found found, int64_t n, int64_t first, int32_t* sorted) {
   for (int64_t l = 0; l < last; ++l) sorted[below[l / lanes][l % lanes]] = found.slot[first + l];
 }
 
-void sort(Found found, int64_t n, int32_t* sorted) {
+void sort(Matches found, int64_t n, int32_t* sorted) {
   constexpr int block = 32 / lanes < 4 ? 4 : 32 / lanes;
   int64_t first = 0;
   for (; first + block * lanes <= n; first += block * lanes) place<block>(found, n, first, sorted);
@@ -200,6 +143,6 @@ void sort(Found found, int64_t n, int32_t* sorted) {
 
 }  // namespace
 
-const Kernels UQFORCE_KERNELS = {&count, &find, &sort};
+const Kernels UQFORCE_KERNELS = {&find, &sort};
 
 }  // namespace uqforce::neighbor_list

@@ -60,9 +60,17 @@ at::Tensor edge_vectors_typed(const at::Tensor& positions, const at::Tensor& cel
   const T* box = cell.const_data_ptr<T>();
   T* vec = out.mutable_data_ptr<T>();
   at::parallel_for(0, edges.size, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t e = begin; e < end; ++e) {
-      edge_vector(r + 3 * edges.centre[e], r + 3 * edges.neighbor[e], edges.shift + 3 * e,
-                  box + 9 * edges.structure(e), vec + 3 * e);
+    neighbor_list::Cell<T> rows;
+    for (int64_t e = begin, last = -1; e < end; ++e) {
+      const int64_t structure = edges.structure(e);
+      if (structure != last) rows = neighbor_list::Cell<T>(box + 9 * structure);
+      last = structure;
+      T i[4] = {}, j[4] = {}, edge[4];
+      std::copy_n(r + 3 * edges.centre[e], 3, i);
+      std::copy_n(r + 3 * edges.neighbor[e], 3, j);
+      const int64_t* shift = edges.shift + 3 * e;
+      neighbor_list::edge_vector(i, j, shift[0], shift[1], shift[2], rows, edge);
+      std::copy_n(edge, 3, vec + 3 * e);
     }
   });
   return out;

@@ -29,22 +29,18 @@ struct Limits {
 
 // Neighbours as they are found: slots, and the ranks to sort them by. Room for all points searched and
 // kPadding.
-struct Found {
+struct Matches {
   int32_t *slot, *rank;
 };
 
 struct Kernels {
-  // Number of points of the ranges that are certain neighbours of the point `centre` (itself among them); the
-  // slots of the doubtful ones go to `doubtful`, their number to `num_doubtful`.
-  int64_t (*count)(const Points&, const Range* ranges, int64_t num_ranges, int64_t centre, Limits,
-                   int32_t* doubtful, int64_t* num_doubtful);
-
-  // The same, and the certain ones go to `found`.
-  int64_t (*find)(const Points&, const Range* ranges, int64_t num_ranges, int64_t centre, Limits, Found found,
-                  int32_t* doubtful, int64_t* num_doubtful);
+  // Finds the points of the ranges that are certain neighbours of the point `centre`, without itself, and
+  // returns their number. The slots of the doubtful ones go to `doubtful`, their number to `num_doubtful`.
+  int64_t (*find)(const Points&, const Range* ranges, int64_t num_ranges, int64_t centre, Limits,
+                  Matches found, int32_t* doubtful, int64_t* num_doubtful);
 
   // sorted [n] = the slots in the order of their ranks, by comparing all with all: for short lists.
-  void (*sort)(Found found, int64_t n, int32_t* sorted);
+  void (*sort)(Matches found, int64_t n, int32_t* sorted);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

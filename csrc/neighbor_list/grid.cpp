@@ -1,11 +1,14 @@
 #include "neighbor_list/grid.h"
 
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <mutex>
+#include <numeric>
 #include <utility>
 
 namespace uqforce::neighbor_list {
@@ -22,6 +25,7 @@ constexpr int64_t kMaxBinsPerSlot = 16;      // beyond, empty bins are not store
 constexpr double kMaxBinsPerAxis = 1 << 20;  // three axes fit in int64
 constexpr double kMinVolume = 1e-10;         // volume of the cell over the product of its edges
 constexpr double kEmptyPerAtom = 8;          // cutoffs of length per atom, beyond which gaps are closed
+constexpr int64_t kAtoms = 2048;             // placed by a thread at a time
 constexpr double kMaxImages = 1e9;           // ranks are int32
 constexpr double kMaxWrap = 1e9;             // cells by which an atom may lie outside
 
@@ -94,18 +98,21 @@ struct Span {
   double low, high;
 };
 
-// The steps of build_grid and what they hand on.
+// The steps of build_grid and what they hand on. Loops over atoms run on all threads, unless the caller gives
+// every thread structures of its own.
 template <typename T>
 struct Builder {
-  const T* positions;
-  const int64_t num_atoms;
+  const T* positions;  // of the structure
+  const int64_t first_atom, num_atoms;
   const bool* pbc;
   const double cutoff;
-  const int64_t first_atom, structure;
+  const int64_t structure;
   const Frame frame;
+  Arena& arena;
 
-  std::vector<Vec> fractional = {};               // of the wrapped atoms
-  std::vector<std::array<int32_t, 3>> wrap = {};  // whole cells by which they were moved
+  std::span<Vec> fractional = arena.take<Vec>(num_atoms);  // of the wrapped atoms
+  // Whole cells by which they were moved.
+  std::span<std::array<int32_t, 3>> wrap = arena.take<std::array<int32_t, 3>>(num_atoms);
   std::vector<Vec> closed = {};  // A by which they were moved to close gaps; empty: not at all
   int32_t max_wrap[3] = {};
   double size = 0;    // largest coordinate plus the edges of the cell: the scale of rounding
@@ -116,26 +123,37 @@ struct Builder {
   double bins_per_unit[3] = {};
 
   void wrap_atoms() {
-    fractional.resize(num_atoms);
-    wrap.resize(num_atoms);
-    for (int64_t i = 0; i < num_atoms; ++i) {
-      const T* given = positions + 3 * i;
-      const Vec r = {double(given[0]), double(given[1]), double(given[2])};
-      const double largest = std::max({std::abs(r[0]), std::abs(r[1]), std::abs(r[2])});
-      TORCH_CHECK_VALUE(std::isfinite(r[0]) && std::isfinite(r[1]) && std::isfinite(r[2]), "positions[",
-                        first_atom + i, "] is (", r[0], ", ", r[1], ", ", r[2],
-                        "): every coordinate must be finite; correct or remove this atom");
+    for (Span& s : span) s = {std::numeric_limits<double>::max(), std::numeric_limits<double>::lowest()};
+    std::mutex merging;
+    at::parallel_for(0, num_atoms, kAtoms, [&](int64_t begin, int64_t end) {
+      double largest = 0;
+      int32_t most_cells[3] = {};
+      Span bounds[3] = {span[0], span[1], span[2]};
+      for (int64_t i = begin; i < end; ++i) {
+        const T* given = positions + 3 * i;
+        const Vec r = {double(given[0]), double(given[1]), double(given[2])};
+        TORCH_CHECK_VALUE(std::isfinite(r[0]) && std::isfinite(r[1]) && std::isfinite(r[2]), "positions[",
+                          first_atom + i, "] is (", r[0], ", ", r[1], ", ", r[2],
+                          "): every coordinate must be finite; correct or remove this atom");
+        largest = std::max({largest, std::abs(r[0]), std::abs(r[1]), std::abs(r[2])});
+        for (int k = 0; k < 3; ++k) {
+          const double f = dot(frame.inverse[k], r);
+          TORCH_CHECK_VALUE(!pbc[k] || std::abs(f) < kMaxWrap, "positions[", first_atom + i, "] lies ", f,
+                            " cells away from the cell: wrap the positions into the cell");
+          const int32_t cells = pbc[k] ? floor_int(f) : 0;
+          wrap[i][k] = cells;
+          most_cells[k] = std::max(most_cells[k], std::abs(cells));
+          fractional[i][k] = f - cells;
+          bounds[k] = {std::min(bounds[k].low, f - cells), std::max(bounds[k].high, f - cells)};
+        }
+      }
+      const std::lock_guard lock(merging);
       size = std::max(size, largest);
       for (int k = 0; k < 3; ++k) {
-        const double f = dot(frame.inverse[k], r);
-        TORCH_CHECK_VALUE(!pbc[k] || std::abs(f) < kMaxWrap, "positions[", first_atom + i, "] lies ", f,
-                          " cells away from the cell: wrap the positions into the cell");
-        const int32_t cells = pbc[k] ? floor_int(f) : 0;
-        wrap[i][k] = cells;
-        max_wrap[k] = std::max(max_wrap[k], std::abs(cells));
-        fractional[i][k] = f - cells;
+        max_wrap[k] = std::max(max_wrap[k], most_cells[k]);
+        span[k] = {std::min(span[k].low, bounds[k].low), std::max(span[k].high, bounds[k].high)};
       }
-    }
+    });
     for (const Vec& row : frame.rows) size += norm(row);
   }
 
@@ -172,12 +190,10 @@ struct Builder {
       if (pbc[k]) {
         span[k] = {-reach / frame.height[k], 1 + reach / frame.height[k]};
         num_images *= span[k].high - span[k].low;
-      } else if (num_atoms > 0) {
-        span[k] = {fractional[0][k], fractional[0][k]};
-        for (const Vec& f : fractional) {
-          span[k] = {std::min(span[k].low, f[k]), std::max(span[k].high, f[k])};
-        }
-        if (span[k].high - span[k].low > reach * kEmptyPerAtom * double(num_atoms)) close_gaps(k);
+      } else if (num_atoms == 0) {
+        span[k] = {};
+      } else if (span[k].high - span[k].low > reach * kEmptyPerAtom * double(num_atoms)) {
+        close_gaps(k);
       }
       for (int c = 0; c < 3; ++c) middle[c] += (span[k].low + span[k].high) / 2 * frame.rows[k][c];
       half_size += (span[k].high - span[k].low) / 2 * norm(frame.rows[k]);
@@ -187,22 +203,51 @@ struct Builder {
                       ": more than a neighbour list can hold; use a smaller cutoff or a larger cell");
   }
 
-  // Calls f(atom, a, b, c) for all images in the region, in the order of their ranks.
-  template <typename F>
-  void for_each_image(F f) const {
-    for (int64_t i = 0; i < num_atoms; ++i) {
-      int32_t first[3] = {}, last[3] = {};
-      for (int k = 0; k < 3; ++k) {
-        if (!pbc[k]) continue;
-        first[k] = -floor_int(fractional[i][k] - span[k].low);
-        last[k] = floor_int(span[k].high - fractional[i][k]);
+  struct Images {
+    int32_t first[3] = {}, last[3] = {};
+    int64_t count() const {
+      return int64_t(last[0] - first[0] + 1) * (last[1] - first[1] + 1) * (last[2] - first[2] + 1);
+    }
+  };
+
+  // The images of an atom that lie in the region.
+  Images images_of(int64_t i) const {
+    Images images;
+    for (int k = 0; k < 3; ++k) {
+      if (!pbc[k]) continue;
+      images.first[k] = -floor_int(fractional[i][k] - span[k].low);
+      images.last[k] = floor_int(span[k].high - fractional[i][k]);
+    }
+    return images;
+  }
+
+  // The first rank of each block of kAtoms atoms, and the number of images at the end.
+  std::vector<int64_t> rank_blocks() const {
+    const int64_t blocks = (num_atoms + kAtoms - 1) / kAtoms;
+    std::vector<int64_t> first(blocks + 1);
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * kAtoms; i < std::min(num_atoms, end * kAtoms); ++i) {
+        first[i / kAtoms + 1] += images_of(i).count();
       }
-      for (int32_t a = first[0]; a <= last[0]; ++a) {
-        for (int32_t b = first[1]; b <= last[1]; ++b) {
-          for (int32_t c = first[2]; c <= last[2]; ++c) f(i, a, b, c);
+    });
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    return first;
+  }
+
+  // Calls f(rank, atom, a, b, c) for all images in the region.
+  template <typename F>
+  void for_each_image(const std::vector<int64_t>& first_rank, F f) const {
+    at::parallel_for(0, int64_t(first_rank.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+      int64_t rank = first_rank[begin];
+      for (int64_t i = begin * kAtoms; i < std::min(num_atoms, end * kAtoms); ++i) {
+        const auto [first, last] = images_of(i);
+        for (int32_t a = first[0]; a <= last[0]; ++a) {
+          for (int32_t b = first[1]; b <= last[1]; ++b) {
+            for (int32_t c = first[2]; c <= last[2]; ++c) f(rank++, i, a, b, c);
+          }
         }
       }
-    }
+    });
   }
 
   // Returns whether so few bins are empty that all are stored.
@@ -230,13 +275,13 @@ struct Builder {
   }
 
   // Slots of the images, both by rank, from their bins; within a bin, ranks ascend.
-  static Buffer<int32_t> sort_into_bins(const Buffer<int64_t>& bin, bool dense, Grid<T>& grid) {
+  std::span<int32_t> sort_into_bins(std::span<const int64_t> bin, bool dense, Grid<T>& grid) {
     const int64_t n = bin.size();
-    Buffer<int32_t> slot(n);
+    const auto slot = arena.take<int32_t>(n);
     if (dense) {
       const int64_t num_bins = grid.bins[0] * grid.bins[1] * grid.bins[2];
-      grid.start = Buffer<int32_t>(num_bins + 2);
-      std::fill_n(grid.start.data(), num_bins + 2, 0);
+      grid.start = arena.take<int32_t>(num_bins + 2);
+      std::fill(grid.start.begin(), grid.start.end(), 0);
       int32_t* next = grid.start.data() + 1;  // ends up as the end of each bin, the start of the following
       for (int64_t r = 0; r < n; ++r) ++next[bin[r] + 1];
       for (int64_t b = 0; b < num_bins; ++b) next[b + 1] += next[b];
@@ -251,29 +296,26 @@ struct Builder {
   }
 
   void place_images(Grid<T>& grid) {
-    int64_t n = 0;
-    for_each_image([&](int64_t, int32_t, int32_t, int32_t) { ++n; });
+    const std::vector<int64_t> first_rank = rank_blocks();
+    const int64_t n = first_rank.back();
     const bool dense = choose_bins(grid, n);
-
-    Buffer<int64_t> bin(n);
-    int64_t rank = 0;
-    for_each_image([&](int64_t i, int32_t a, int32_t b, int32_t c) {
-      bin[rank++] = bin_at(grid, {fractional[i][0] + a, fractional[i][1] + b, fractional[i][2] + c});
+    const auto bin = arena.take<int64_t>(n);
+    for_each_image(first_rank, [&](int64_t rank, int64_t i, int32_t a, int32_t b, int32_t c) {
+      bin[rank] = bin_at(grid, {fractional[i][0] + a, fractional[i][1] + b, fractional[i][2] + c});
     });
-    const Buffer<int32_t> slot = sort_into_bins(bin, dense, grid);
+    const std::span<int32_t> slot = sort_into_bins(bin, dense, grid);
 
-    grid.images = Buffer<Image<T>>(n);
-    grid.bin = Buffer<int64_t>(n);
+    grid.images = arena.take<End<T>>(n);
+    grid.bin = arena.take<int64_t>(n);
     for (auto* axis : {&grid.x, &grid.y, &grid.z}) {
-      *axis = Buffer<float>(n + kPadding);
+      *axis = arena.take<float>(n + kPadding);
       std::fill_n(axis->data() + n, kPadding, 0.0f);
     }
-    grid.rank = Buffer<int32_t>(n + kPadding);
+    grid.rank = arena.take<int32_t>(n + kPadding);
     std::fill_n(grid.rank.data() + n, kPadding, 0);
-    Buffer<bool> is_centre(n);
+    const auto is_centre = arena.take<bool>(n);
     const Vec* rows = frame.rows;
-    rank = 0;
-    for_each_image([&](int64_t i, int32_t a, int32_t b, int32_t c) {
+    for_each_image(first_rank, [&](int64_t rank, int64_t i, int32_t a, int32_t b, int32_t c) {
       const int32_t s = slot[rank];
       const T* r = positions + 3 * i;
       const int32_t shift[3] = {a - wrap[i][0], b - wrap[i][1], c - wrap[i][2]};
@@ -285,16 +327,15 @@ struct Builder {
         }
         at[k] = float(x - middle[k]);
       }
-      grid.images[s] = {{r[0], r[1], r[2]}, int32_t(i), {shift[0], shift[1], shift[2]}};
+      grid.images[s] = {{r[0], r[1], r[2], 0}, {shift[0], shift[1], shift[2]}, first_atom + i};
       grid.x[s] = at[0];
       grid.y[s] = at[1];
       grid.z[s] = at[2];
       grid.rank[s] = int32_t(rank);
       grid.bin[s] = bin[rank];
       is_centre[s] = (a | b | c) == 0;
-      ++rank;
     });
-    grid.centres = Buffer<int32_t>(num_atoms);
+    grid.centres = arena.take<int32_t>(num_atoms);
     int64_t num_centres = 0;
     for (int64_t s = 0; s < n; ++s) {
       if (is_centre[s]) grid.centres[num_centres++] = int32_t(s);
@@ -351,10 +392,10 @@ int64_t Grid<T>::ranges(int64_t bin, std::vector<Range>& out) const {
 }
 
 template <typename T>
-Grid<T> build_grid(const T* positions, int64_t num_atoms, const T* cell, const bool* pbc, double cutoff,
-                   int64_t first_atom, int64_t structure) {
-  Builder<T> builder{
-      positions, num_atoms, pbc, cutoff, first_atom, structure, make_frame(cell, pbc, structure)};
+Grid<T> build_grid(const T* positions, int64_t first_atom, int64_t num_atoms, const T* cell, const bool* pbc,
+                   double cutoff, int64_t structure, Arena& arena) {
+  Builder<T> builder{positions + 3 * first_atom,       first_atom, num_atoms, pbc, cutoff, structure,
+                     make_frame(cell, pbc, structure), arena};
   Grid<T> grid;
   builder.wrap_atoms();
   builder.choose_region();
@@ -365,8 +406,9 @@ Grid<T> build_grid(const T* positions, int64_t num_atoms, const T* cell, const b
 
 template struct Grid<float>;
 template struct Grid<double>;
-template Grid<float> build_grid(const float*, int64_t, const float*, const bool*, double, int64_t, int64_t);
-template Grid<double> build_grid(const double*, int64_t, const double*, const bool*, double, int64_t,
-                                 int64_t);
+template Grid<float> build_grid(const float*, int64_t, int64_t, const float*, const bool*, double, int64_t,
+                                Arena&);
+template Grid<double> build_grid(const double*, int64_t, int64_t, const double*, const bool*, double, int64_t,
+                                 Arena&);
 
 }  // namespace uqforce::neighbor_list

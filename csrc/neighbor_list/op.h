@@ -23,16 +23,67 @@ void check_edge_vectors_backward(const at::Tensor& grad, const at::Tensor& edge_
                                  const at::Tensor& cell_shift, const OptionalTensor& batch,
                                  const c10::SymInt& num_atoms, const c10::SymInt& num_structures);
 
-// The edge vector. Everything that needs one calls this: what is counted as a pair, what is returned, and
-// what edge_vectors() gives are then equal to the last bit, and the vector of the reversed edge is exactly
-// opposite.
+namespace neighbor_list {
+
+// Some of four numbers: three and one that keeps them company fill one or two such registers on any
+// processor.
 template <typename T>
-inline void edge_vector(const T* centre, const T* neighbor, const int64_t* shift, const T* cell, T* vec) {
-  for (int k = 0; k < 3; ++k) vec[k] = neighbor[k] - centre[k];
-  if ((shift[0] | shift[1] | shift[2]) == 0) return;
-  for (int k = 0; k < 3; ++k) {
-    vec[k] += T(shift[0]) * cell[k] + T(shift[1]) * cell[3 + k] + T(shift[2]) * cell[6 + k];
+struct Register {
+  static constexpr int numbers = 16 / sizeof(T);
+  typedef T type __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+inline typename Register<T>::type& at(T* p) {
+  return *reinterpret_cast<typename Register<T>::type*>(p);
+}
+template <typename T>
+inline const typename Register<T>::type& at(const T* p) {
+  return *reinterpret_cast<const typename Register<T>::type*>(p);
+}
+
+// An end of an edge: the position of an atom as given, and how many cells away its image stands. A cache
+// line.
+template <typename T>
+struct alignas(16) End {
+  T position[4];
+  int64_t shift[3];
+  int64_t atom;
+};
+
+// The rows of a cell, filled up to four numbers.
+template <typename T>
+struct Cell {
+  T rows[3][4] = {};
+
+  Cell() = default;
+  explicit Cell(const T* cell) {
+    for (int k = 0; k < 9; ++k) rows[k / 3][k % 3] = cell[k];
+  }
+};
+
+// The edge vector: (r_j - r_i) + shift @ cell, the last term only where the shift is not zero. Everything
+// that needs one calls this: what is counted as a pair, what is returned, and what edge_vectors() gives are
+// then equal to the last bit, and the vector of the reversed edge is exactly opposite. Four numbers are read
+// of the positions and written to `vec`; the fourth means nothing.
+template <typename T>
+inline void edge_vector(const T* centre, const T* neighbor, int64_t shift_0, int64_t shift_1, int64_t shift_2,
+                        const Cell<T>& cell, T* vec) {
+  const bool moved = (shift_0 | shift_1 | shift_2) != 0;
+  for (int k = 0; k < 4; k += Register<T>::numbers) {
+    const auto difference = at(neighbor + k) - at(centre + k);
+    at(vec + k) = moved ? difference + (T(shift_0) * at(cell.rows[0] + k) +
+                                        T(shift_1) * at(cell.rows[1] + k) + T(shift_2) * at(cell.rows[2] + k))
+                        : difference;
   }
 }
 
+// The same from end to end, with the shift, of which a fourth number is written too.
+template <typename T>
+inline void edge(const End<T>& i, const End<T>& j, const Cell<T>& cell, int64_t* shift, T* vec) {
+  for (int k = 0; k < 4; k += 2) at(shift + k) = at(j.shift + k) - at(i.shift + k);
+  edge_vector(i.position, j.position, j.shift[0] - i.shift[0], j.shift[1] - i.shift[1],
+              j.shift[2] - i.shift[2], cell, vec);
+}
+
+}  // namespace neighbor_list
 }  // namespace uqforce
