@@ -1,8 +1,8 @@
 """Neighbour lists with shifts and vectors, float64, against vesin, matscipy and ASE; gradients against torch.
 
 Silicon, cutoff 5 A, atoms in the order of the lattice or shuffled; a batch of small molecules. With
-UQFORCE_BENCH_LARGE=1 also a million atoms. Counted bytes: positions read, pairs, shifts and vectors written (64
-bytes per pair). Every new page of a large result costs more than what is written to it: uqforce keeps the
+UQFORCE_BENCH_LARGE=1 also a million atoms. Counted bytes: positions read, pairs, shifts and vectors written
+(64 bytes per pair). Every new page of a large result costs more than what is written to it: uqforce keeps the
 memory of freed results, vesin's are views of memory it keeps (copy=False), and for the others
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592 does it.
 """
