@@ -30,8 +30,8 @@ struct EdgesByCentre {
 
 inline constexpr int64_t kLine = 64;  // bytes of a cache line
 
-// The units of an op in the order of the paths: weights are read and written in the order of memory, and
-// paths of one input, which follow one another, find it in a near cache.
+// The units of an op, nearly in the order of the paths: weights are read and written almost in the order of
+// memory, and paths of one input, which follow one another, find it in a near cache.
 template <typename T>
 struct Plan {
   struct Step {
@@ -52,6 +52,7 @@ struct Plan {
 
   // grouped: steps may walk several paths together, else each walks one.
   Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernels<T>::*op, bool grouped = false);
+  Plan(const Plan&) = delete;  // units are linked by their addresses
 
  private:
   int64_t matrix_of(const CouplingKernels<T>& coupling, int64_t l2);

@@ -11,14 +11,14 @@
 namespace uqforce::conv {
 namespace {
 
-// Zeroed, aligned to cache lines.
+// Aligned to cache lines; zeroed unless it is said not to be.
 template <typename T>
 class Workspace {
  public:
-  explicit Workspace(int64_t size)
+  explicit Workspace(int64_t size, bool zeroed = true)
       : bytes_(std::max<int64_t>(size, 1) * sizeof(T)),
         data_(static_cast<T*>(::operator new (bytes_, std::align_val_t{64}))) {
-    std::memset(data_, 0, bytes_);
+    if (zeroed) std::memset(data_, 0, bytes_);
   }
   ~Workspace() { ::operator delete (data_, std::align_val_t{64}); }
   Workspace(const Workspace&) = delete;
@@ -133,7 +133,7 @@ class Walker {
 template <typename T>
 void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, const EdgesByCentre& edges,
           const Arrays<T>& arrays) {
-  constexpr int64_t kSliceEdges = 256, kCacheBytes = 1 << 18;
+  constexpr int64_t kSliceEdges = 256, kCacheBytes = 1 << 16;
   const int64_t threads = at::get_num_threads();
   if (!arrays.dx) {
     const auto cuts = edges.cuts(kSliceEdges);
@@ -153,7 +153,7 @@ void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, 
   for (int64_t k = 0; k < slices; k += threads) {
     most_edges = std::max(most_edges, first_edge(k + threads) - first_edge(k));
   }
-  Workspace<T> buffer(most_edges * spec.dim_in);
+  Workspace<T> buffer(most_edges * spec.dim_in, /*zeroed=*/false);
   std::vector<std::unique_ptr<Walker<T>>> walkers(threads);
   for (int64_t k = 0; k < slices; k += threads) {
     const int64_t begin = first_edge(k), end = first_edge(k + threads);

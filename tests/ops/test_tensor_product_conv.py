@@ -1,8 +1,10 @@
 """The six tests of the convolution, and its equality with e3nn's tensor product."""
 
 import os
+import random
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -69,6 +71,69 @@ def test_equals_reference(spec, dtype, device):
         second_order(reference_conv, *inputs, spec),
         tolerance,
     )
+
+
+def random_case(seed):
+    """A spec with degrees up to 4 and tails of every vector length; edges often unsorted, or none."""
+    generator = random.Random(seed)
+
+    def irreps(count, multiplicities):
+        degrees = range(generator.choice((2, 3, 5)))
+        return [
+            (generator.choice(multiplicities), (generator.choice(degrees), generator.choice((1, -1))))
+            for _ in range(count)
+        ]
+
+    while True:
+        irreps_in = irreps(generator.randint(1, 4), (1, 2, 3, 5, 8, 13, 16, 17, 32, 40))
+        irreps_out = irreps(generator.randint(1, 6), (1,))
+        try:
+            spec = TensorProductSpec(irreps_in, generator.randint(0, 4), irreps_out)
+        except ValueError:  # no path
+            continue
+        break
+    nodes, edges = generator.randint(1, 12), generator.choice((0, 1, 15, 16, 17, 40, 90))
+    *tensors, edge_index = random_inputs(spec, nodes, edges, torch.float64, seed=seed)
+    if generator.random() < 0.5:
+        edge_index = torch.randint(nodes, (2, edges), generator=torch.Generator().manual_seed(seed))
+    return generator, spec, tensors, edge_index
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_random_specs_equal_reference(seed):
+    """All three ops; and results that are wanted without the others are the same bits."""
+    generator, spec, tensors, edge_index = random_case(seed)
+    assert_close(
+        second_order(tensor_product_conv, *tensors, edge_index, spec),
+        second_order(reference_conv, *tensors, edge_index, spec),
+        1e-13,
+    )
+    grad = torch.randn(tensors[0].shape[0], spec.dim_out, dtype=torch.float64)
+    arguments = (grad, *tensors, edge_index, spec.flat)
+    library = torch.ops.uqforce
+    cotangents = [torch.randn_like(t) for t in tensors]
+    for op, count in (
+        (library.tensor_product_conv_backward, 3),
+        (partial(library.tensor_product_conv_double_backward, *cotangents), 4),
+    ):
+        needs = [generator.random() < 0.5 for _ in range(count)]
+        for needed, some, every in zip(needs, op(*arguments, needs), op(*arguments, [True] * count)):
+            assert torch.equal(some, every) if needed else some.numel() == 0
+
+
+def test_paths_that_share_some_columns_of_x():
+    """Also a column that no path reads: its gradient is 0."""
+    paths = [[0, 0, 0, 3, 0, 3, 0, 3, 0], [0, 0, 0, 3, 1, 3, 3, 3, 3], [0, 1, 1, 2, 3, 2, 6, 2, 6]]
+    flat = [6, 12, 4, 8, len(paths), *(number for path in paths for number in path)]
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(5, 6), (30, 4), (30, 8)]
+    leaves = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in sizes]
+    edge_index = random_graph(5, 30, generator=generator)
+    grad = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    results = [conv(*leaves, edge_index, flat) for conv in (tensor_product_conv, reference_conv)]
+    ours, expected = [[out, *torch.autograd.grad(out, leaves, grad)] for out in results]
+    assert_close(ours, expected, 1e-13)
+    assert ours[1][:, 5].eq(0).all()
 
 
 @pytest.mark.parametrize("spec", [TINY, TensorProductSpec("2x1o + 1x2e", 2, "1o + 2e")])
