@@ -84,7 +84,7 @@ WORKLOADS = [  # features, components, dtype, what, plain torch's chunks
     (32, 50, torch.float32, hessian_product, (CHUNK,)),
     (32, 50, torch.float64, value, (CHUNK,)),
     (128, 20, torch.float32, value, (CHUNK,)),
-    (128, 20, torch.float32, gradient, (CHUNK,)),
+    (128, 20, torch.float32, gradient, (CHUNK, ATOMS)),
 ]
 
 

@@ -6,17 +6,18 @@
 // An atom's result does not depend on the others, so it does not depend on the number of threads either.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
 
 #include "common/isa.h"
+#include "common/pool.h"
 #include "gmm_nll/cpu_kernels.h"
 #include "gmm_nll/op.h"
 
@@ -50,21 +51,6 @@ const Kernels<T>& kernels() {
   }
 }
 
-// Aligned memory of a thread, handed out piece by piece.
-template <typename T>
-class Arena {
- public:
-  explicit Arena(int64_t size) : begin_(static_cast<T*>(c10::alloc_cpu(size * sizeof(T)))), next_(begin_) {}
-  ~Arena() { c10::free_cpu(begin_); }
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  T* take(int64_t size) { return std::exchange(next_, next_ + size); }
-
- private:
-  T* begin_;
-  T* next_;
-};
-
 template <typename T>
 struct Problem {
   Mixture<T> mixture;
@@ -93,17 +79,16 @@ class Worker {
         k_(kernels<T>()),
         block_(k_.lanes * k_.max_vectors),
         padded_(chunk + block_),
-        arena_((6 * p_.mixture.dim + p_.mixture.components) * block_ + (p_.mixture.components + 3) * padded_),
-        x_(arena_.take(p_.mixture.dim * block_)),
-        u_(arena_.take(p_.mixture.dim * block_)),
-        scratch_(arena_.take(2 * p_.mixture.dim * block_)),
-        grad_(arena_.take(p_.mixture.dim * block_)),
-        product_(arena_.take(p_.mixture.dim * block_)),
-        responsibility_(arena_.take(p_.mixture.components * block_)),
-        terms_(arena_.take(p_.mixture.components * padded_)),
-        max_(arena_.take(padded_)),
-        sum_(arena_.take(padded_)),
-        dominant_(arena_.take(padded_)),
+        x_(take(p_.mixture.dim * block_)),
+        u_(take(p_.mixture.dim * block_)),
+        scratch_(take(2 * p_.mixture.dim * block_)),
+        grad_(take(p_.mixture.dim * block_)),
+        product_(take(p_.mixture.dim * block_)),
+        responsibility_(take(p_.mixture.components * block_)),
+        terms_(take(p_.mixture.components * padded_)),
+        max_(take(padded_)),
+        sum_(take(padded_)),
+        dominant_(take(padded_)),
         shares_(padded_),
         order_(padded_),
         active_(new bool[p_.mixture.components]) {}
@@ -124,6 +109,8 @@ class Worker {
   }
 
  private:
+  T* take(int64_t size) { return arena_.take<T>(size).data(); }
+
   template <typename Use>
   void for_blocks(int64_t count, int64_t max_vectors, Use use) const {
     for (int64_t first = 0; first < count;) {
@@ -198,7 +185,7 @@ class Worker {
   const Problem<T>& p_;
   const Kernels<T>& k_;
   const int64_t block_, padded_;
-  Arena<T> arena_;
+  Arena arena_;
   // Columns of one block, and the terms of all atoms of the chunk (see Terms).
   T *x_, *u_, *scratch_, *grad_, *product_, *responsibility_;
   T *terms_, *max_, *sum_, *dominant_;
@@ -231,10 +218,12 @@ std::vector<T> component_constants(const Mixture<T>& mix, const T* log_weights) 
 
 template <typename T>
 void check_finite(const T* data, int64_t size, const char* name) {
-  T zero = 0;
-#pragma omp simd reduction(+ : zero)
-  for (int64_t i = 0; i < size; ++i) zero += data[i] * T(0);
-  TORCH_CHECK_VALUE(zero == T(0), name, " holds values that are not finite");
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr Bits exponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity()),
+                 top = Bits(1) << (8 * sizeof(T) - 1);
+  Bits carry = 0;  // into the top bit, where the exponent is all ones
+  for (int64_t i = 0; i < size; ++i) carry |= (std::bit_cast<Bits>(data[i]) & exponent) + (top - exponent);
+  TORCH_CHECK_VALUE((carry & top) == 0, name, " holds values that are not finite");
 }
 
 template <typename T>
@@ -259,42 +248,48 @@ void run(const Tensor& features, const Tensor& means, const Tensor& cholesky, co
   });
 }
 
-// Checks the arguments and calls run<T> on contiguous ones with the outputs that `outputs(T{})` names.
-template <typename Outputs>
-void dispatch(const Tensor& features, const Tensor& means, const Tensor& cholesky, const Tensor& log_weights,
-              Outputs outputs) {
-  const Tensor x = features.contiguous(), mu = means.contiguous(), P = cholesky.contiguous(),
-               log_w = log_weights.contiguous();
-  if (features.scalar_type() == at::kFloat) {
-    run<float>(x, mu, P, log_w, outputs(float{}));
-  } else {
-    run<double>(x, mu, P, log_w, outputs(double{}));
-  }
+// The results wanted; those that are not are undefined.
+struct Results {
+  Tensor nll, grad, product;
+};
+
+template <typename T>
+T* pointer(const Tensor& tensor) {
+  return tensor.defined() ? tensor.mutable_data_ptr<T>() : nullptr;
 }
+
+// Fills the results; `vector` belongs to the product.
+Results evaluate(const Tensor& features, const Tensor& means, const Tensor& cholesky,
+                 const Tensor& log_weights, const Tensor& vector, Results results) {
+  const Tensor x = features.contiguous(), mu = means.contiguous(), P = cholesky.contiguous(),
+               log_w = log_weights.contiguous(), u = vector.defined() ? vector.contiguous() : vector;
+  const auto with_type = [&]<typename T>(T) {
+    Problem<T> problem;
+    problem.vector = u.defined() ? u.const_data_ptr<T>() : nullptr;
+    problem.nll = pointer<T>(results.nll);
+    problem.grad = pointer<T>(results.grad);
+    problem.product = pointer<T>(results.product);
+    run<T>(x, mu, P, log_w, problem);
+  };
+  features.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});
+  return results;
+}
+
+Tensor per_atom(const Tensor& features) { return features.new_empty({features.size(0)}); }
+
+Tensor per_feature(const Tensor& features) { return at::empty_like(features, at::MemoryFormat::Contiguous); }
 
 Tensor nll_cpu(const Tensor& features, const Tensor& means, const Tensor& cholesky,
                const Tensor& log_weights) {
   check_arguments(features, means, cholesky, log_weights);
-  Tensor nll = features.new_empty({features.size(0)});
-  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
-    Problem<T> problem;
-    problem.nll = nll.mutable_data_ptr<T>();
-    return problem;
-  });
-  return nll;
+  return evaluate(features, means, cholesky, log_weights, {}, {.nll = per_atom(features)}).nll;
 }
 
 std::tuple<Tensor, Tensor> grad_cpu(const Tensor& features, const Tensor& means, const Tensor& cholesky,
                                     const Tensor& log_weights) {
   check_arguments(features, means, cholesky, log_weights);
-  Tensor nll = features.new_empty({features.size(0)});
-  Tensor grad = at::empty_like(features, at::MemoryFormat::Contiguous);
-  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
-    Problem<T> problem;
-    problem.nll = nll.mutable_data_ptr<T>();
-    problem.grad = grad.mutable_data_ptr<T>();
-    return problem;
-  });
+  const auto [nll, grad, product] = evaluate(features, means, cholesky, log_weights, {},
+                                             {.nll = per_atom(features), .grad = per_feature(features)});
   return {nll, grad};
 }
 
@@ -302,15 +297,7 @@ Tensor hvp_cpu(const Tensor& features, const Tensor& means, const Tensor& choles
                const Tensor& vector) {
   check_arguments(features, means, cholesky, log_weights);
   check_vector(vector, features);
-  const Tensor u = vector.contiguous();
-  Tensor product = at::empty_like(features, at::MemoryFormat::Contiguous);
-  dispatch(features, means, cholesky, log_weights, [&]<typename T>(T) {
-    Problem<T> problem;
-    problem.vector = u.const_data_ptr<T>();
-    problem.product = product.mutable_data_ptr<T>();
-    return problem;
-  });
-  return product;
+  return evaluate(features, means, cholesky, log_weights, vector, {.product = per_feature(features)}).product;
 }
 
 }  // namespace

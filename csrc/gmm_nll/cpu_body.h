@@ -207,22 +207,26 @@ void shares_block(const Mixture<T>& mix, T negligible, const Terms<T>& out) {
   }
 }
 
+// Calls use(P, mean, responsibilities of the block) for the active components.
+template <int B, typename T, typename Use>
+inline void for_active(const Mixture<T>& mix, const T* responsibility, const bool* active, Use use) {
+  for (int64_t m = 0; m < mix.components; ++m) {
+    if (active[m]) use(mix.cholesky + m * mix.dim * mix.dim, mix.means + m * mix.dim, responsibility + m * B);
+  }
+}
+
 template <typename T, int U>
 void gradient_block(const Mixture<T>& mix, const T* x, const T* responsibility, const bool* active,
                     T* scratch, T* grad) {
   constexpr int B = U * Simd<T>::lanes;
   const int64_t D = mix.dim;
   T* y = scratch;
-  for (int64_t m = 0; m < mix.components; ++m) {
-    if (!active[m]) continue;
-    const T* P = mix.cholesky + m * D * D;
-    const T* mean = mix.means + m * D;
-    const T* r = responsibility + m * B;
+  for_active<B>(mix, responsibility, active, [&](const T* P, const T* mean, const T* r) {
     triangular_product<T, U, Product::centred_transposed>(
         P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = at(r, u) * value; });
     triangular_product<T, U, Product::plain>(
         P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
-  }
+  });
 }
 
 template <typename T, int U>
@@ -232,11 +236,7 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
   const int64_t D = mix.dim;
   T* y = scratch;
   T* z = y + D * B;
-  for (int64_t m = 0; m < mix.components; ++m) {
-    if (!active[m]) continue;
-    const T* P = mix.cholesky + m * D * D;
-    const T* mean = mix.means + m * D;
-    const T* r = responsibility + m * B;
+  for_active<B>(mix, responsibility, active, [&](const T* P, const T* mean, const T* r) {
     triangular_product<T, U, Product::centred_transposed>(
         P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = value; });
     Vector<T> dot[U] = {};  // v . u = y . P^T u
@@ -254,7 +254,7 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
         P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
     triangular_product<T, U, Product::plain>(
         P, D, z, mean, [&](int64_t i, Vector<T> value, int u) { at(product + i * B, u) += value; });
-  }
+  });
 }
 
 // Calls block.operator()<U>() with U = vectors.

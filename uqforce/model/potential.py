@@ -30,23 +30,44 @@ class Prediction(NamedTuple):
 
 
 class Mixture(nn.Module):
-    """Gaussian mixture on the last features (Zhu et al., JCP 158, 164111 (2023)); empty until fitted."""
+    """Gaussian mixture on the last features (Zhu et al., JCP 158, 164111 (2023)); empty until fitted.
 
-    def __init__(self, num_features: int) -> None:
+    The parameters are kept in float64. In evaluation mode the score is computed in the network's precision
+    and carries no gradient: rounding the parameters to float32 moves a score no further than the rounding
+    that the float32 features carry anyway (a model of 3BPA, 20 components on 64 features, scores -326 to -165
+    at 300 K: at most 2.6e-4 against 4.1e-4).
+    """
+
+    def __init__(self, num_features: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("means", torch.zeros(0, num_features, dtype=torch.float64))
-        self.register_buffer(
-            "precisions_cholesky", torch.zeros(0, num_features, num_features, dtype=torch.float64)
-        )
-        self.register_buffer("log_weights", torch.zeros(0, dtype=torch.float64))
+        sizes = {
+            "means": [0, num_features],
+            "precisions_cholesky": [0, num_features, num_features],
+            "log_weights": [0],
+        }
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+            self.register_buffer(f"working_{name}", torch.zeros(size, dtype=dtype), persistent=False)
+
+    def store(self, **parameters: Tensor) -> None:
+        """Keep these means, precisions_cholesky and log_weights."""
+        for name, value in parameters.items():
+            exact, working = getattr(self, name), getattr(self, f"working_{name}")
+            setattr(self, name, value.detach().to(exact.device, exact.dtype, copy=True).contiguous())
+            setattr(self, f"working_{name}", getattr(self, name).to(working.dtype))
 
     def forward(self, features: Tensor) -> Tensor:
         """features [N,D] -> negative log-likelihood [N] float64; no elements when not fitted."""
         if self.means.shape[0] == 0:
             return self.means.new_zeros(0)
-        return torch.ops.uqforce.gmm_nll(
-            features.to(self.means.dtype), self.means, self.precisions_cholesky, self.log_weights
+        if self.training:
+            return torch.ops.uqforce.gmm_nll(
+                features.to(self.means.dtype), self.means, self.precisions_cholesky, self.log_weights
+            )
+        score = torch.ops.uqforce.gmm_nll(
+            features.detach(), self.working_means, self.working_precisions_cholesky, self.working_log_weights
         )
+        return score.to(self.means.dtype)
 
 
 class VarianceHead(nn.Module):
@@ -82,7 +103,7 @@ class Potential(nn.Module):
         self.card: dict = {}
         self.from_voigt = [0, 5, 4, 5, 1, 3, 4, 3, 2]
         self.network = Network(config)
-        self.mixture = Mixture(self.network.num_last_features)
+        self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
         self.variance_head = (
             VarianceHead(self.network.num_last_features, DTYPES[config.dtype])
             if config.variance_head
@@ -101,11 +122,7 @@ class Potential(nn.Module):
         found = [tuple(t.shape) for t in (means, precisions_cholesky, log_weights)]
         if found != wanted:
             raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
-        device = self.mixture.means.device
-        for name, value in zip(
-            ("means", "precisions_cholesky", "log_weights"), (means, precisions_cholesky, log_weights)
-        ):
-            setattr(self.mixture, name, value.detach().to(device, torch.float64).contiguous().clone())
+        self.mixture.store(means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights)
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
@@ -151,12 +168,7 @@ class Potential(nn.Module):
             force_sigma = torch.sqrt(blocks[:, :3].sum(1) / 3.0 + noise)
         nll = self.mixture(features)
         if not self.training:
-            energies, energy, features, nll = (
-                energies.detach(),
-                energy.detach(),
-                features.detach(),
-                nll.detach(),
-            )
+            energies, energy, features = energies.detach(), energy.detach(), features.detach()
             forces, virial, gradient = forces.detach(), virial.detach(), gradient.detach()
             variances, sigma = variances.detach(), sigma.detach()
             force_sigma, force_cov = force_sigma.detach(), force_cov.detach()
