@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include "common/huge_pages.h"
-#include "common/isa.h"
 #include "tensor_product_conv/cpu_plan.h"
 
 namespace uqforce {
@@ -17,28 +16,6 @@ using conv::CouplingKernels;
 using conv::EdgesByCentre;
 using conv::Kernels;
 using conv::Plan;
-
-template <typename T>
-const Kernels<T>& active_kernels() {
-  constexpr bool is_float = std::is_same_v<T, float>;
-  const auto choose = [](const Kernels<float>& f32, const Kernels<double>& f64) -> const Kernels<T>& {
-    if constexpr (is_float) {
-      return f32;
-    } else {
-      return f64;
-    }
-  };
-  switch (active_isa()) {
-#ifdef __x86_64__
-    case Isa::avx512:
-      return choose(conv::kernels_avx512_f32, conv::kernels_avx512_f64);
-    case Isa::avx2:
-      return choose(conv::kernels_avx2_f32, conv::kernels_avx2_f64);
-#endif
-    default:
-      return choose(conv::kernels_baseline_f32, conv::kernels_baseline_f64);
-  }
-}
 
 // An input's rows, contiguous while this lives; null where it is absent.
 class Input {
@@ -81,7 +58,7 @@ class Output {
 template <typename T>
 void run(const ConvSpec& spec, typename CouplingKernels<T>::Op CouplingKernels<T>::*op,
          const EdgesByCentre& edges, const Arrays<T>& arrays) {
-  const Kernels<T>& kernels = active_kernels<T>();
+  const Kernels<T>& kernels = conv::active_kernels<T>();
   conv::walk(spec, kernels, Plan<T>(spec, kernels, op, /*grouped=*/true), edges, arrays);
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "common/isa.h"
+
 namespace uqforce::conv {
 
 EdgesByCentre::EdgesByCentre(const at::Tensor& edge_index, int64_t nodes)
@@ -136,6 +138,29 @@ int64_t Plan<T>::matrix_of(const CouplingKernels<T>& coupling, int64_t l2) {
   return couplings.back().matrix;
 }
 
+const Kernels<T>& active_kernels() {
+  constexpr bool is_float = std::is_same_v<T, float>;
+  const auto choose = [](const Kernels<float>& f32, const Kernels<double>& f64) -> const Kernels<T>& {
+    if constexpr (is_float) {
+      return f32;
+    } else {
+      return f64;
+    }
+  };
+  switch (active_isa()) {
+#ifdef __x86_64__
+    case Isa::avx512:
+      return choose(kernels_avx512_f32, kernels_avx512_f64);
+    case Isa::avx2:
+      return choose(kernels_avx2_f32, kernels_avx2_f64);
+#endif
+    default:
+      return choose(kernels_baseline_f32, kernels_baseline_f64);
+  }
+}
+
+template const Kernels<float>& active_kernels();
+template const Kernels<double>& active_kernels();
 template struct Plan<float>;
 template struct Plan<double>;
 

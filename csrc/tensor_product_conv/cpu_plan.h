@@ -58,6 +58,10 @@ struct Plan {
   int64_t matrix_of(const CouplingKernels<T>& coupling, int64_t l2);
 };
 
+// The kernels of the instruction set in use.
+template <typename T>
+const Kernels<T>& active_kernels();
+
 // Arrays of a call; null where absent (inputs, meaning zero) or not wanted (outputs). dx is added to.
 template <typename T>
 struct Arrays {

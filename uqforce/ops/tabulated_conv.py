@@ -1,0 +1,162 @@
+"""The convolution at inference: weights from a table of the radial network, linear map applied at once."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from e3nn.o3 import Irreps
+from torch import Tensor
+
+from uqforce.ops.tensor_product_conv import TensorProductSpec
+from uqforce.reference.tabulated_conv import b_splines
+
+
+class LinearBlock(NamedTuple):
+    """One irrep of an equivariant linear map: its components, its columns and channels on both sides, and
+    the first of its weights [mul_in, mul_out]."""
+
+    dim: int
+    in_offset: int
+    mul_in: int
+    out_offset: int
+    mul_out: int
+    weight_offset: int
+
+
+class LinearSpec:
+    """An equivariant linear map of features stored channels innermost.
+
+    Args:
+        irreps_in, irreps_out: every irrep at most once, and each of the output's in the input.
+
+    Attributes:
+        blocks: list of `LinearBlock` in the order of the output.
+        dim_in, dim_out, weight_numel: columns of the input and the output, number of weights.
+        flat: the integers that ops read: these three, the number of blocks, and the blocks.
+
+    Raises:
+        ValueError: an irrep occurs twice, or one of the output not in the input.
+    """
+
+    def __init__(self, irreps_in: Irreps | str, irreps_out: Irreps | str):
+        irreps_in, irreps_out = Irreps(irreps_in), Irreps(irreps_out)
+        sources = {ir: (mul, s.start) for (mul, ir), s in zip(irreps_in, irreps_in.slices())}
+        if len(sources) < len(irreps_in) or len({ir for _, ir in irreps_out}) < len(irreps_out):
+            raise ValueError(f"irreps {irreps_in} -> {irreps_out} must be simplified: an irrep occurs twice")
+        if missing := [str(ir) for _, ir in irreps_out if ir not in sources]:
+            raise ValueError(f"{', '.join(missing)} of the output {irreps_out} is not in {irreps_in}")
+        self.dim_in, self.dim_out, self.weight_numel = irreps_in.dim, irreps_out.dim, 0
+        self.blocks: list[LinearBlock] = []
+        for (mul_out, ir), s in zip(irreps_out, irreps_out.slices()):
+            mul_in, start = sources[ir]
+            self.blocks.append(LinearBlock(ir.dim, start, mul_in, s.start, mul_out, self.weight_numel))
+            self.weight_numel += mul_in * mul_out
+        sizes = [self.dim_in, self.dim_out, self.weight_numel, len(self.blocks)]
+        self.flat: list[int] = sizes + [number for block in self.blocks for number in block]
+
+    def transpose(self, weight: Tensor) -> Tensor:
+        """weight [weight_numel] with each block's matrix transposed."""
+        blocks = [
+            weight[b.weight_offset : b.weight_offset + b.mul_in * b.mul_out].view(b.mul_in, b.mul_out).t()
+            for b in self.blocks
+        ]
+        return torch.cat([block.flatten() for block in blocks])
+
+
+def radial_table(
+    radial: Callable[[Tensor], Tensor], spec: TensorProductSpec, intervals: int
+) -> tuple[Tensor, float]:
+    """The table of `tabulated_conv` for radial weights that vanish at the cutoff with their first and second
+    derivatives.
+
+    Args:
+        radial: scaled lengths (length / cutoff) [P, 1] float64 in (0, 1) -> weights [P, weight_numel].
+        spec: the convolution's.
+        intervals: number of equal parts of 0..1.
+
+    Returns:
+        The table [(intervals + 5) * weight_numel] float64: least squares at eight points per interval of the
+        weights over (1 - x)^3, and the largest error of a weight halfway between the points, over the root
+        mean square of all weights.
+    """
+
+    def points(shift: float) -> Tensor:
+        return (torch.arange(8 * intervals, dtype=torch.float64) + shift) / (8 * intervals)
+
+    def wanted(x: Tensor) -> Tensor:
+        return radial(x[:, None]).detach().to(torch.float64)
+
+    at, between = points(0.5), points(0.0)[1:]
+    coefficients = torch.linalg.lstsq(
+        b_splines(at, intervals), wanted(at) / ((1 - at) ** 3)[:, None], driver="gelsd"
+    ).solution
+    found = b_splines(between, intervals) * ((1 - between) ** 3)[:, None] @ coefficients
+    expected = wanted(between)
+    error = (found - expected).abs().max() / expected.square().mean().sqrt().clamp(min=1e-300)
+    paths = [coefficients[:, p.weight_offset : p.weight_offset + p.mul].flatten() for p in spec.paths]
+    return torch.cat(paths), error.item()
+
+
+def tabulated_conv(
+    x: Tensor,
+    edge_vec: Tensor,
+    edge_index: Tensor,
+    atom_types: Tensor,
+    cutoffs: Tensor,
+    table: Tensor,
+    linear: Tensor,
+    conv_spec: list[int],
+    linear_spec: list[int],
+) -> Tensor:
+    """`linear(tensor_product_conv(x, Y(edge_vec), W(edge_vec), edge_index))`, for inference.
+
+    Spherical harmonics Y and weights W are made inside, W from a table: `W_u(r) = (1 - s)^3 sum_k B_k(s)
+    table_u[k]` with s = |r| / cutoff, quintic B-splines B_k on equal parts of 0..1, and W = 0 for s >= 1.
+    Neither they nor the convolution's rows are ever arrays. Differentiable once, in x and edge_vec.
+
+    Args:
+        x: [N, dim_in], channels innermost.
+        edge_vec: [E, 3] from centre to neighbour, A, in x's dtype.
+        edge_index: [2, E] int64, row 0 the centre, row 1 the neighbour. Sorted by centre is fastest.
+        atom_types: [N] int64.
+        cutoffs: [T, T] by the types of centre and neighbour, A.
+        table: [(intervals + 5) * weight_numel], of `radial_table`: for each path in turn [intervals + 5, mul].
+        linear: weights of the linear map, its blocks [mul_in, mul_out] in turn.
+        conv_spec, linear_spec: `TensorProductSpec.flat` and `LinearSpec.flat`.
+
+    Returns:
+        [N, LinearSpec.dim_out].
+
+    Raises:
+        ValueError: shapes do not fit the specs or each other, or the devices differ.
+        TypeError: dtypes differ, or are not float32 or float64, or of indices not int64.
+        IndexError: an index or a type is out of range.
+    """
+    return torch.ops.uqforce.tabulated_conv(
+        x, edge_vec, edge_index, atom_types, cutoffs, table, linear, conv_spec, linear_spec
+    )
+
+
+def tabulated_conv_vjp(
+    cotangents: Tensor,
+    x: Tensor,
+    edge_vec: Tensor,
+    edge_index: Tensor,
+    atom_types: Tensor,
+    cutoffs: Tensor,
+    table: Tensor,
+    linear_transposed: Tensor,
+    conv_spec: list[int],
+    linear_spec: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Vector-Jacobian products of `tabulated_conv` for K cotangents [K, N, LinearSpec.dim_out] at once.
+
+    `linear_transposed` is `LinearSpec.transpose(linear)`; everything else as in `tabulated_conv`.
+
+    Returns:
+        Gradients of x [K, N, dim_in] and of edge_vec [K, E, 3].
+    """
+    return torch.ops.uqforce.tabulated_conv_vjp(
+        cotangents, x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed, conv_spec,
+        linear_spec,
+    )  # fmt: skip
