@@ -2,8 +2,8 @@
 //
 // A block's convolution is kept in a buffer that fits a near cache, [nodes, conv.dim_out], and leaves it
 // through the linear map only; the derivative brings the cotangents there by the transposed map first. An
-// edge's weights are rebuilt from the table unit by unit, into a buffer that fits the nearest cache, where the
-// kernels of tensor_product_conv find them as if they were an array.
+// edge's weights are rebuilt from the table unit by unit, into a buffer that fits the nearest cache, where
+// the kernels of tensor_product_conv find them as if they were an array.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "common/isa.h"
+#include "irreps_linear/cpu_kernels.h"
 #include "tabulated_conv/cpu_kernels.h"
 #include "tabulated_conv/op.h"
 #include "tensor_product_conv/cpu_plan.h"
@@ -90,7 +91,8 @@ struct Call {
         type(types.const_data_ptr<int64_t>()) {
     const Tensor cutoffs = conv.cutoffs.contiguous();
     table_ = conv.table.contiguous();
-    for (int64_t k = 0; k < cutoffs.numel(); ++k) inverse_cutoffs.push_back(1 / cutoffs.const_data_ptr<T>()[k]);
+    for (int64_t k = 0; k < cutoffs.numel(); ++k)
+      inverse_cutoffs.push_back(1 / cutoffs.const_data_ptr<T>()[k]);
     for (int64_t i = 0; i < edges.nodes; ++i) {
       TORCH_CHECK_INDEX(type[i] >= 0 && type[i] < num_types, "atom_types has ", type[i], " but cutoffs has ",
                         num_types, " types: types must be in 0..", num_types - 1);
@@ -109,7 +111,7 @@ struct Call {
   // Nodes that are worked on together, so that their rows of the convolution stay in a near cache; whole
   // tiles of `matmul`.
   std::vector<int64_t> blocks() const {
-    constexpr int64_t kCacheBytes = 1 << 18, kTile = 6, kMost = 48;
+    constexpr int64_t kCacheBytes = 1 << 18, kTile = linear_map::kRows, kMost = 48;
     const int64_t row = std::max<int64_t>(conv.conv.dim_out * cotangents * sizeof(T), 1);
     const int64_t nodes = std::clamp(kCacheBytes / row / kTile, int64_t(1), kMost / kTile) * kTile;
     std::vector<int64_t> cuts{0};
@@ -173,8 +175,8 @@ class Walker {
           to_.push_back(call_.out + i * call_.conv.map.dim_out + b.out_offset + m * b.mul_out);
         }
       }
-      call_.kernels.matmul(from_.data(), call_.linear + b.weight_offset, to_.data(), from_.size(), b.mul_in,
-                           b.mul_out);
+      linear_map::active_kernels<T>().matmul(from_.data(), call_.linear + b.weight_offset, to_.data(),
+                                                from_.size(), b.mul_in, b.mul_out);
     }
   }
 
@@ -195,11 +197,14 @@ class Walker {
         T* rows = dx_rows ? dx_rows : chunk_rows_.data();
         const int64_t stride = dx_rows ? num_rows * in : kChunk * in;
         // Found edges need not follow one another, their rows do.
-        const auto dx_row = [&](int64_t k, int64_t e) { return rows + k * stride + ((dx_rows ? row : 0) + e) * in; };
+        const auto dx_row = [&](int64_t k, int64_t e) {
+          return rows + k * stride + ((dx_rows ? row : 0) + e) * in;
+        };
         std::fill_n(partial_.data(), partial_.size(), T(0));
         for (int64_t k = 0; k < K; ++k) std::fill_n(dx_row(k, 0), chunk_.edges * in, T(0));
         for (const auto& step : call_.steps) {
-          call_.kernels.weights_and_slopes(edges_[0], chunk_.edges, step.table, weight_.data(), slope_.data());
+          call_.kernels.weights_and_slopes(edges_[0], chunk_.edges, step.table, weight_.data(),
+                                           slope_.data());
           for (int64_t k = 0; k < K; ++k) {
             chunk_.grad = rows_.data() + ((i - begin) * K + k) * spec.dim_out;
             chunk_.dsh = partial_.data() + k * kChunk * columns_ * call_.kernels.lanes;
@@ -292,8 +297,8 @@ class Walker {
           }
         }
       }
-      call_.kernels.matmul(from_.data(), call_.linear + b.weight_offset, to_.data(), from_.size(), b.mul_out,
-                           b.mul_in);
+      linear_map::active_kernels<T>().matmul(from_.data(), call_.linear + b.weight_offset, to_.data(),
+                                                from_.size(), b.mul_out, b.mul_in);
     }
   }
 
@@ -338,7 +343,9 @@ void walk_vjp(const Call<T>& call) {
     for (int64_t b = 0; b < blocks; ++b) walker.vjp(cuts[b], cuts[b + 1]);
     return;
   }
-  const auto edge_count = [&](int64_t b) { return call.edges.begin[cuts[b + 1]] - call.edges.begin[cuts[b]]; };
+  const auto edge_count = [&](int64_t b) {
+    return call.edges.begin[cuts[b + 1]] - call.edges.begin[cuts[b]];
+  };
   int64_t most = 0;
   for (int64_t b = 0; b < blocks; ++b) most = std::max(most, edge_count(b));
   const int64_t block_size = call.cotangents * most * in;
@@ -374,7 +381,8 @@ Tensor value(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, 
              at::IntArrayRef linear_spec) {
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear, conv_spec,
                            linear_spec);
-  const Tensor out = at::empty({x.size(0), conv.map.dim_out}, x.options());
+  const Tensor out = conv.map.is_full() ? at::empty({x.size(0), conv.map.dim_out}, x.options())
+                                        : at::zeros({x.size(0), conv.map.dim_out}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "tabulated_conv", [&] {
     Call<scalar_t> call(conv, &conv::CouplingKernels<scalar_t>::forward);
     call.out = out.mutable_data_ptr<scalar_t>();

@@ -73,13 +73,12 @@ void spline(Edges<T>& edges, int64_t intervals) {
     // The outer four are powers of t and s; the inner two, mirror images in t and s, polynomials.
     const T u = 1 + t, v = 1 + s, u2 = u * u, v2 = v * v, u4 = u2 * u2, v4 = v2 * v2;
     const T t4 = t2 * t2, s4 = s2 * s2;
-    const T value[kSplineTerms] = {
-        s4 * s,
-        v4 * v - 6 * s4 * s,
-        66 - 60 * t2 + 30 * t4 - 10 * t4 * t,
-        66 - 60 * s2 + 30 * s4 - 10 * s4 * s,
-        u4 * u - 6 * t4 * t,
-        t4 * t};
+    const T value[kSplineTerms] = {s4 * s,
+                                   v4 * v - 6 * s4 * s,
+                                   66 - 60 * t2 + 30 * t4 - 10 * t4 * t,
+                                   66 - 60 * s2 + 30 * s4 - 10 * s4 * s,
+                                   u4 * u - 6 * t4 * t,
+                                   t4 * t};
     const T slope[kSplineTerms] = {-5 * s4,
                                    -5 * v4 + 30 * s4,
                                    -120 * t + 120 * t2 * t - 50 * t4,
@@ -218,56 +217,6 @@ void sum_lanes(const T* partial, int64_t columns, T* sum) {
   }
 }
 
-// A tile of the product: `rows` rows, n vectors of columns, the last of them whole or in part.
-template <typename T, int rows, int n>
-UQFORCE_INLINE void tile(const T* const* a, const T* matrix, int64_t stride, T* const* out, int64_t k,
-                         int64_t column, int64_t last_channels) {
-  const Access<T, 1> last(last_channels);
-  const T* row[rows];
-  Vector<T> sum[rows][n]{};
-  UQFORCE_UNROLL
-  for (int r = 0; r < rows; ++r) row[r] = a[r];
-  for (int64_t i = 0; i < k; ++i) {
-    const T* b = matrix + i * stride + column;
-    Vector<T> values[n];
-    UQFORCE_UNROLL
-    for (int v = 0; v + 1 < n; ++v) values[v] = load(b + v * Simd<T>::lanes);
-    values[n - 1] = last.load(b + (n - 1) * Simd<T>::lanes).v[0];
-    UQFORCE_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const Vector<T> factor = broadcast(row[r][i]);
-      UQFORCE_UNROLL
-      for (int v = 0; v < n; ++v) sum[r][v] += factor * values[v];
-    }
-  }
-  UQFORCE_UNROLL
-  for (int r = 0; r < rows; ++r) {
-    T* p = out[r] + column;
-    UQFORCE_UNROLL
-    for (int v = 0; v + 1 < n; ++v) store(p + v * Simd<T>::lanes, sum[r][v]);
-    last.store(p + (n - 1) * Simd<T>::lanes, {sum[r][n - 1]});
-  }
-}
-
-template <typename T>
-void matmul(const T* const* a, const T* matrix, T* const* out, int64_t rows, int64_t k, int64_t n) {
-  constexpr int lanes = Simd<T>::lanes, kRows = 6, wide = UQFORCE_REGISTERS == 32 ? 4 : 2;
-  for (int64_t column = 0; column < n;) {
-    const int64_t left = n - column;
-    const bool whole = left >= wide * lanes;
-    const int64_t channels = whole ? lanes : left < lanes ? left : lanes;
-    int64_t r = 0;
-    if (whole) {
-      for (; r + kRows <= rows; r += kRows) tile<T, kRows, wide>(a + r, matrix, n, out + r, k, column, lanes);
-      for (; r < rows; ++r) tile<T, 1, wide>(a + r, matrix, n, out + r, k, column, lanes);
-    } else {
-      for (; r + kRows <= rows; r += kRows) tile<T, kRows, 1>(a + r, matrix, n, out + r, k, column, channels);
-      for (; r < rows; ++r) tile<T, 1, 1>(a + r, matrix, n, out + r, k, column, channels);
-    }
-    column += whole ? wide * lanes : channels;
-  }
-}
-
 template <typename T>
 constexpr Kernels<T> kernels() {
   return {Simd<T>::lanes,
@@ -276,8 +225,7 @@ constexpr Kernels<T> kernels() {
           &weights<T>,
           &weights_and_slopes<T>,
           &add_slope<T>,
-          &sum_lanes<T>,
-          &matmul<T>};
+          &sum_lanes<T>};
 }
 
 }  // namespace

@@ -48,8 +48,6 @@ struct Kernels {
   void (*add_slope)(const T* dw, const T* slope, int64_t edges, int64_t channels, T* sum, int64_t sum_stride);
   // partial [kChunk, columns, lanes] -> sums over the lanes [columns, kChunk]
   void (*sum_lanes)(const T* partial, int64_t columns, T* sum);
-  // out[r] [n] = a[r] [k] matrix [k, n] for all rows r
-  void (*matmul)(const T* const* a, const T* matrix, T* const* out, int64_t rows, int64_t k, int64_t n);
 };
 
 extern const Kernels<float> kernels_baseline_f32, kernels_avx2_f32, kernels_avx512_f32;

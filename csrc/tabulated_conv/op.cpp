@@ -10,28 +10,6 @@
 
 namespace uqforce {
 
-LinearSpec LinearSpec::parse(at::IntArrayRef flat) {
-  constexpr size_t kHead = 4, kPerBlock = 6;
-  TORCH_CHECK_VALUE(flat.size() >= kHead && flat[3] >= 0 && flat.size() == kHead + kPerBlock * flat[3],
-                    "linear_spec has ", flat.size(),
-                    " integers, which is no list of blocks: give LinearSpec.flat");
-  LinearSpec spec{flat[0], flat[1], flat[2], {}};
-  int64_t written = 0;
-  for (size_t k = 0; k < static_cast<size_t>(flat[3]); ++k) {
-    const int64_t* v = flat.data() + kHead + k * kPerBlock;
-    const LinearBlock b{v[0], v[1], v[2], v[3], v[4], v[5]};
-    TORCH_CHECK_VALUE(std::min({b.dim, b.in_offset, b.mul_in, b.mul_out, b.weight_offset}) >= 0 &&
-                          b.in_offset + b.dim * b.mul_in <= spec.dim_in && b.out_offset == written &&
-                          b.weight_offset + b.mul_in * b.mul_out <= spec.weight_numel,
-                      "linear_spec: block ", k, " leaves its tensors or overlaps another: give LinearSpec.flat");
-    written += b.dim * b.mul_out;
-    spec.blocks.push_back(b);
-  }
-  TORCH_CHECK_VALUE(written == spec.dim_out, "linear_spec: the blocks give ", written, " of ", spec.dim_out,
-                    " columns: give LinearSpec.flat");
-  return spec;
-}
-
 TabulatedConv::TabulatedConv(const at::Tensor& x, const at::Tensor& edge_vec, const at::Tensor& edge_index,
                              const at::Tensor& atom_types, const at::Tensor& cutoffs, const at::Tensor& table,
                              const at::Tensor& linear, at::IntArrayRef conv_spec, at::IntArrayRef linear_spec)

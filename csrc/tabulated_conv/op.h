@@ -6,24 +6,11 @@
 #pragma once
 
 #include <tuple>
-#include <vector>
 
+#include "irreps_linear/op.h"
 #include "tensor_product_conv/op.h"
 
 namespace uqforce {
-
-// One irrep: `dim` components of mul_in input and mul_out output channels, weights [mul_in, mul_out].
-struct LinearBlock {
-  int64_t dim, in_offset, mul_in, out_offset, mul_out, weight_offset;
-};
-
-struct LinearSpec {
-  int64_t dim_in, dim_out, weight_numel;
-  std::vector<LinearBlock> blocks;
-
-  // ValueError unless every block stays within the dimensions and every output column belongs to one.
-  static LinearSpec parse(at::IntArrayRef flat);
-};
 
 // What value and derivative have in common.
 struct TabulatedConv {
@@ -51,10 +38,12 @@ at::Tensor tabulated_conv(const at::Tensor& x, const at::Tensor& edge_vec, const
                           const at::Tensor& linear, at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
 
 // cotangents [K, N, dim_out] -> gradients of x [K, N, dim_in] and edge_vec [K, E, 3]
-std::tuple<at::Tensor, at::Tensor> tabulated_conv_vjp(
-    const at::Tensor& cotangents, const at::Tensor& x, const at::Tensor& edge_vec,
-    const at::Tensor& edge_index, const at::Tensor& atom_types, const at::Tensor& cutoffs,
-    const at::Tensor& table, const at::Tensor& linear_transposed, at::IntArrayRef conv_spec,
-    at::IntArrayRef linear_spec);
+std::tuple<at::Tensor, at::Tensor> tabulated_conv_vjp(const at::Tensor& cotangents, const at::Tensor& x,
+                                                      const at::Tensor& edge_vec,
+                                                      const at::Tensor& edge_index,
+                                                      const at::Tensor& atom_types, const at::Tensor& cutoffs,
+                                                      const at::Tensor& table,
+                                                      const at::Tensor& linear_transposed,
+                                                      at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
 
 }  // namespace uqforce

@@ -1,66 +1,12 @@
 """The convolution at inference: weights from a table of the radial network, linear map applied at once."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-from e3nn.o3 import Irreps
 from torch import Tensor
 
 from uqforce.ops.tensor_product_conv import TensorProductSpec
 from uqforce.reference.tabulated_conv import b_splines
-
-
-class LinearBlock(NamedTuple):
-    """One irrep of an equivariant linear map: its components, its columns and channels on both sides, and
-    the first of its weights [mul_in, mul_out]."""
-
-    dim: int
-    in_offset: int
-    mul_in: int
-    out_offset: int
-    mul_out: int
-    weight_offset: int
-
-
-class LinearSpec:
-    """An equivariant linear map of features stored channels innermost.
-
-    Args:
-        irreps_in, irreps_out: every irrep at most once, and each of the output's in the input.
-
-    Attributes:
-        blocks: list of `LinearBlock` in the order of the output.
-        dim_in, dim_out, weight_numel: columns of the input and the output, number of weights.
-        flat: the integers that ops read: these three, the number of blocks, and the blocks.
-
-    Raises:
-        ValueError: an irrep occurs twice, or one of the output not in the input.
-    """
-
-    def __init__(self, irreps_in: Irreps | str, irreps_out: Irreps | str):
-        irreps_in, irreps_out = Irreps(irreps_in), Irreps(irreps_out)
-        sources = {ir: (mul, s.start) for (mul, ir), s in zip(irreps_in, irreps_in.slices())}
-        if len(sources) < len(irreps_in) or len({ir for _, ir in irreps_out}) < len(irreps_out):
-            raise ValueError(f"irreps {irreps_in} -> {irreps_out} must be simplified: an irrep occurs twice")
-        if missing := [str(ir) for _, ir in irreps_out if ir not in sources]:
-            raise ValueError(f"{', '.join(missing)} of the output {irreps_out} is not in {irreps_in}")
-        self.dim_in, self.dim_out, self.weight_numel = irreps_in.dim, irreps_out.dim, 0
-        self.blocks: list[LinearBlock] = []
-        for (mul_out, ir), s in zip(irreps_out, irreps_out.slices()):
-            mul_in, start = sources[ir]
-            self.blocks.append(LinearBlock(ir.dim, start, mul_in, s.start, mul_out, self.weight_numel))
-            self.weight_numel += mul_in * mul_out
-        sizes = [self.dim_in, self.dim_out, self.weight_numel, len(self.blocks)]
-        self.flat: list[int] = sizes + [number for block in self.blocks for number in block]
-
-    def transpose(self, weight: Tensor) -> Tensor:
-        """weight [weight_numel] with each block's matrix transposed."""
-        blocks = [
-            weight[b.weight_offset : b.weight_offset + b.mul_in * b.mul_out].view(b.mul_in, b.mul_out).t()
-            for b in self.blocks
-        ]
-        return torch.cat([block.flatten() for block in blocks])
 
 
 def radial_table(

@@ -1,0 +1,7 @@
+#ifdef __x86_64__
+#pragma GCC target("avx2,fma")
+#define UQFORCE_VECTOR_BYTES 32
+#define UQFORCE_REGISTERS 16
+#define UQFORCE_KERNELS(type) kernels_avx2_##type
+#include "irreps_linear/cpu_body.h"
+#endif
