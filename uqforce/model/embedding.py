@@ -18,6 +18,12 @@ def polynomial_cutoff(x: Tensor, p: float) -> Tensor:
     return envelope * (x < 1.0)
 
 
+def polynomial_cutoff_slope(x: Tensor, p: float) -> Tensor:
+    """Derivative of `polynomial_cutoff` by x."""
+    factor = p * (p + 1.0) * (p + 2.0) / 2.0
+    return -factor * torch.pow(x, p - 1.0) * (1.0 - x).square() * (x < 1.0)
+
+
 class EdgeEmbedding(nn.Module):
     """Geometry of the edges as the network sees it.
 

@@ -7,6 +7,8 @@ from e3nn.math import normalize2mom
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
+from uqforce.model.linear import silu_slope
+
 
 @lru_cache
 def second_moment_factor(name: str) -> float:
@@ -60,3 +62,28 @@ class Gate(nn.Module):
             block = x[:, start : start + dim * mul].reshape(n, dim, mul)
             outputs.append((block * gates).reshape(n, dim * mul))
         return torch.cat(outputs, dim=1)
+
+    def vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents of `forward(x)` [K, N, irreps_out.dim] -> of x, [K, N, irreps_in.dim]."""
+        k, n = cotangents.shape[0], x.shape[0]
+        num_even = self.num_even + self.num_gates
+        even = x[:, :num_even]
+        gates = torch.nn.functional.silu(even[:, self.num_even :]) * self.silu_factor
+        out = x.new_empty(k, n, x.shape[1])
+        out[:, :, : self.num_even] = cotangents[:, :, : self.num_even]
+        column = self.num_even
+        if self.num_odd > 0:
+            slope = (1.0 - torch.tanh(x[:, num_even : num_even + self.num_odd]).square()) * self.tanh_factor
+            odd = cotangents[:, :, column : column + self.num_odd]
+            out[:, :, num_even : num_even + self.num_odd] = odd * slope
+            column += self.num_odd
+        for start, dim, mul, gate in self.gated:
+            given = cotangents[:, :, column : column + dim * mul].reshape(k, n, dim, mul)
+            block = x[:, start : start + dim * mul].reshape(n, dim, mul)
+            of_block = given * gates[:, gate : gate + mul].unsqueeze(1)
+            out[:, :, start : start + dim * mul] = of_block.reshape(k, n, dim * mul)
+            first = self.num_even + gate
+            out[:, :, first : first + mul] = (given * block).sum(2)
+            column += dim * mul
+        out[:, :, :num_even] *= silu_slope(even) * self.silu_factor
+        return out

@@ -21,6 +21,10 @@ class Exchange(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
 
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """Cotangents of the result [K, N, dim] -> of x."""
+        return cotangents
+
 
 class SelfConnection(nn.Module):
     """Linear map of an atom's own features with weights that depend on its type: x (x) type features -> out.
@@ -107,8 +111,8 @@ class Interaction(nn.Module):
         self.gate = Gate(
             Irreps([r for r in reachable if r[1].l == 0]), Irreps([r for r in reachable if r[1].l > 0])
         )
-        self.irreps_out = self.gate.irreps_out
-        conv = TensorProductSpec(irreps_in, l_max, self.gate.irreps_in)
+        self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
+        self.conv = conv = TensorProductSpec(irreps_in, l_max, self.gate.irreps_in)
         self.spec = conv.flat
         self.linear_in = IrrepsLinear(irreps_in, irreps_in, dtype)
         self.register_buffer("neighbor_norm", torch.tensor(neighbor_norm, dtype=dtype).view(-1, 1))

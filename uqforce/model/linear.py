@@ -56,6 +56,29 @@ class ScalarMLP(nn.Module):
             x = x * gate
         return self.last(x), self.last(slope)
 
+    def hidden_vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents of `hidden(x)` [K, N, width] -> of x [N, in], [K, N, in]."""
+        weights: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for layer in self.inner:
+            x = layer(x)
+            slopes.append(silu_slope(x))
+            weights.append(layer.weight * layer.alpha)
+            x = torch.nn.functional.silu(x)
+        for k in range(len(weights) - 1, -1, -1):
+            cotangents = torch.matmul(cotangents * slopes[k], weights[k].t())
+        return cotangents
+
+    def vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents of `forward(x)` [K, N, out] -> of x, [K, N, in]."""
+        return self.hidden_vjp(x, torch.matmul(cotangents, (self.last.weight * self.last.alpha).t()))
+
+
+def silu_slope(x: Tensor) -> Tensor:
+    """Derivative of SiLU."""
+    gate = torch.sigmoid(x)
+    return gate * (1.0 + x * (1.0 - gate))
+
 
 class Block(NamedTuple):
     """One irrep of a linear map's output: its block of the input and of the weights (-1: none), its sizes."""

@@ -86,6 +86,11 @@ class VarianceHead(nn.Module):
         """features [N,D] -> variances [N] float64, eV^2."""
         return torch.nn.functional.softplus(self.mlp(features).squeeze(1).to(torch.float64)) + 1e-10
 
+    def vjp(self, features: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents [K,N] float64 of the variances -> of the features, [K,N,D]."""
+        slope = torch.sigmoid(self.mlp(features).squeeze(1).to(torch.float64))
+        return self.mlp.vjp(features, (cotangents * slope).to(features.dtype).unsqueeze(2))
+
 
 class Potential(nn.Module):
     """Energies, forces, virials, features and uncertainties of a batch of structures.
@@ -101,7 +106,6 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.card: dict = {}
-        self.from_voigt = [0, 5, 4, 5, 1, 3, 4, 3, 2]
         self.network = Network(config)
         self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
         self.variance_head = (
@@ -123,6 +127,12 @@ class Potential(nn.Module):
         if found != wanted:
             raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
         self.mixture.store(means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights)
+
+    def noise(self, variance: Tensor) -> Tensor:
+        """Variance of a force component's own noise, (eV/A)^2, from the energies' variance [B], eV^2."""
+        if self.variance_head is not None:
+            return torch.exp(2.0 * self.variance_head.log_gamma) * variance
+        return variance
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
@@ -157,15 +167,9 @@ class Potential(nn.Module):
             variance = sum_by_structure(variances, batch, num_structures)
             sigma = torch.sqrt(variance)
             slope = _gradient(sigma.sum(), edge_vec, keep, keep).unsqueeze(0)
-        forces, blocks, _, virial, _ = torch.ops.uqforce.force_variance(
-            edge_index, edge_vec, gradient.unsqueeze(0), slope, batch, num_structures, False, 0
+        forces, virial, force_sigma, force_cov = derived(
+            edge_index, edge_vec, gradient, slope, batch, num_structures, self.noise(variance)
         )
-        force_sigma, force_cov = energy.new_zeros(0), energy.new_zeros(0)
-        if self.variance_head is not None:
-            noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance[batch]
-            identity = torch.eye(3, dtype=noise.dtype, device=noise.device)
-            force_cov = blocks[:, self.from_voigt].view(-1, 3, 3) + noise.view(-1, 1, 1) * identity
-            force_sigma = torch.sqrt(blocks[:, :3].sum(1) / 3.0 + noise)
         nll = self.mixture(features)
         if not self.training:
             energies, energy, features = energies.detach(), energy.detach(), features.detach()
@@ -185,6 +189,32 @@ class Potential(nn.Module):
             force_sigma,
             force_cov,
         )
+
+
+def derived(
+    edge_index: Tensor,
+    edge_vec: Tensor,
+    gradient: Tensor,
+    slope: Tensor,
+    batch: Tensor,
+    num_structures: int,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What follows from derivatives with respect to edges.
+
+    gradient [E,3] of the energy and slope [1,E,3] of its standard deviation ([0,E,3]: none), noise [B] of the
+    force components -> forces [N,3], virial [B,3,3], forces_uncertainty [N] and forces_covariance [N,3,3].
+    """
+    forces, blocks, _, virial, _ = torch.ops.uqforce.force_variance(
+        edge_index, edge_vec, gradient.unsqueeze(0), slope, batch, num_structures, False, 0
+    )
+    if slope.shape[0] == 0:
+        return forces, virial, forces.new_zeros(0), forces.new_zeros(0)
+    diagonal = noise[batch]
+    identity = torch.eye(3, dtype=noise.dtype, device=noise.device)
+    from_voigt = [0, 5, 4, 5, 1, 3, 4, 3, 2]
+    covariance = blocks[:, from_voigt].view(-1, 3, 3) + diagonal.view(-1, 1, 1) * identity
+    return forces, virial, torch.sqrt(blocks[:, :3].sum(1) / 3.0 + diagonal), covariance
 
 
 def _gradient(scalar: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:

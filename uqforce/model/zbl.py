@@ -4,7 +4,7 @@ import torch
 from ase.data import atomic_numbers
 from torch import Tensor, nn
 
-from uqforce.model.embedding import polynomial_cutoff
+from uqforce.model.embedding import polynomial_cutoff, polynomial_cutoff_slope
 
 COULOMB = 14.399645  # e^2 / (4 pi epsilon_0), eV A
 SCREENING_LENGTH = 0.46850  # A
@@ -25,6 +25,25 @@ class ZBL(nn.Module):
         self.coulomb, self.length, self.exponent = COULOMB, SCREENING_LENGTH, SCREENING_EXPONENT
         self.amplitudes = list(AMPLITUDES)
         self.decays = list(DECAYS)
+
+    def gradient(
+        self, edge_vec: Tensor, scaled_length: Tensor, edge_index: Tensor, atom_types: Tensor
+    ) -> Tensor:
+        """Derivative of the sum of `forward` by edge_vec, [E,3], eV/A."""
+        charges = self.charges[atom_types]
+        z_i, z_j = charges[edge_index[0]], charges[edge_index[1]]
+        edge_vec, scaled = edge_vec.to(torch.float64), scaled_length.squeeze(1).to(torch.float64)
+        r = torch.linalg.vector_norm(edge_vec, dim=1)
+        inverse_length = (z_i.pow(self.exponent) + z_j.pow(self.exponent)) / self.length
+        screening, slope = torch.zeros_like(r), torch.zeros_like(r)
+        for amplitude, decay in zip(self.amplitudes, self.decays):
+            term = amplitude * torch.exp(-decay * r * inverse_length)
+            screening, slope = screening + term, slope - decay * inverse_length * term
+        cutoff = polynomial_cutoff(scaled, self.p)
+        cutoff_slope = polynomial_cutoff_slope(scaled, self.p) * scaled / r
+        pair = 0.5 * self.coulomb * z_i * z_j / r
+        along = pair * (slope * cutoff + screening * (cutoff_slope - cutoff / r))
+        return (along / r).unsqueeze(1) * edge_vec
 
     def forward(
         self, edge_vec: Tensor, scaled_length: Tensor, edge_index: Tensor, atom_types: Tensor

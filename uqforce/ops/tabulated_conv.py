@@ -34,7 +34,7 @@ def radial_table(
 
     at, between = points(0.5), points(0.0)[1:]
     coefficients = torch.linalg.lstsq(
-        b_splines(at, intervals), wanted(at) / ((1 - at) ** 3)[:, None], driver="gelsd"
+        b_splines(at, intervals), wanted(at) / ((1 - at) ** 3)[:, None], driver="gels"
     ).solution
     found = b_splines(between, intervals) * ((1 - between) ** 3)[:, None] @ coefficients
     expected = wanted(between)
@@ -66,7 +66,7 @@ def tabulated_conv(
         edge_index: [2, E] int64, row 0 the centre, row 1 the neighbour. Sorted by centre is fastest.
         atom_types: [N] int64.
         cutoffs: [T, T] by the types of centre and neighbour, A.
-        table: [(intervals + 5) * weight_numel], of `radial_table`: for each path in turn [intervals + 5, mul].
+        table: [(intervals + 5) * weight_numel], of `radial_table`: path by path [intervals + 5, mul].
         linear: weights of the linear map, its blocks [mul_in, mul_out] in turn.
         conv_spec, linear_spec: `TensorProductSpec.flat` and `LinearSpec.flat`.
 

@@ -1,0 +1,271 @@
+"""The inference form of a potential: tabulated radial networks, explicit derivatives for many cotangents.
+
+TorchScript's autograd takes one cotangent at a time and keeps a graph of what this form never makes into an
+array. Here every layer has a `vjp` that takes [K, ...] cotangents at once: the energy's, and that of every
+quantity whose gradient an uncertainty needs.
+"""
+
+import copy
+import math
+
+import torch
+from e3nn.o3 import Irreps
+from torch import Tensor, nn
+
+from uqforce.model.embedding import polynomial_cutoff
+from uqforce.model.interaction import Interaction
+from uqforce.model.linear import match_irreps
+from uqforce.model.potential import Potential, Prediction, derived, sum_by_structure
+from uqforce.ops import LinearSpec, radial_table
+
+# Intervals of the tables that are tried. The error falls with the sixth power of their number.
+INTERVALS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+"""Default error of tabulated weights, relative to their root mean square, by the model's precision."""
+
+
+class TypedLinear(nn.Module):
+    """Linear map of irreps, its matrices constant, one set for all types or one per type.
+
+    Args:
+        weight: [T, numel]: for each type, in the order of the irreps that both sides share in `irreps_in`,
+            matrices [mul_in, mul_out].
+    """
+
+    flat: list[int]
+    flat_transposed: list[int]
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, weight: Tensor) -> None:
+        super().__init__()
+        spec = LinearSpec(irreps_in, irreps_out)
+        _, numels, blocks = match_irreps(irreps_in, irreps_out)
+        parts = weight.split(numels, dim=1)
+        ordered = torch.cat([parts[b.weights] for b in blocks if b.source >= 0], dim=1)
+        self.flat, self.flat_transposed = spec.flat, spec.transposed()
+        self.typed = weight.shape[0] > 1
+        self.register_buffer("weight", ordered.contiguous())
+        self.register_buffer("weight_transposed", spec.transpose(ordered).contiguous())
+
+    def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
+        """x [N, dim_in] -> [N, dim_out]."""
+        types = atom_types if self.typed else None
+        return torch.ops.uqforce.irreps_linear(x, self.weight, types, self.flat)
+
+    def vjp(self, cotangents: Tensor, atom_types: Tensor) -> Tensor:
+        """Cotangents [K, N, dim_out] -> [K, N, dim_in]."""
+        types = atom_types if self.typed else None
+        weight, spec = self.weight_transposed, self.flat_transposed
+        return torch.ops.uqforce.irreps_linear(cotangents, weight, types, spec)
+
+
+def _common(rows: Tensor) -> Tensor:
+    """rows [T, ...], only the first where all are the same."""
+    return rows[:1] if bool((rows == rows[:1]).all()) else rows
+
+
+def _scaled(weight: Tensor, irreps_in: Irreps, irreps_out: Irreps) -> Tensor:
+    """Weights of an `IrrepsLinear` [numel] with its normalisation."""
+    _, numels, blocks = match_irreps(irreps_in, irreps_out)
+    norm = {b.weights: 1.0 / math.sqrt(b.mul_in) for b in blocks if b.source >= 0}
+    return torch.cat([part * norm[k] for k, part in enumerate(weight.split(numels))])
+
+
+class InferenceInteraction(nn.Module):
+    """An `Interaction` whose radial network is a table.
+
+    Args:
+        layer: float64; the same maps, merged where they are linear.
+        table: of `radial_table`.
+        type_embedding: [T, V].
+        cutoffs: [T, T], A.
+        first: the layer's input is the type embedding: its messages are a function of the type alone.
+    """
+
+    conv_spec: list[int]
+    linear_spec: list[int]
+
+    def __init__(
+        self, layer: Interaction, table: Tensor, type_embedding: Tensor, cutoffs: Tensor, first: bool
+    ) -> None:
+        super().__init__()
+        irreps_in, irreps_mid, irreps_out = layer.irreps_in, layer.conv.irreps_out, layer.gate.irreps_in
+        linear_in = _scaled(layer.linear_in.weight, irreps_in, irreps_in) * _common(layer.neighbor_norm)
+        self.linear_in = TypedLinear(irreps_in, irreps_in, linear_in)
+        every_type = torch.arange(type_embedding.shape[0])
+        self.register_buffer(
+            "type_messages",
+            self.linear_in(type_embedding, every_type) if first else type_embedding.new_zeros(0, 0),
+        )
+        self.exchange = copy.deepcopy(layer.exchange)
+        linear_out = _scaled(layer.linear_out.weight, irreps_mid, irreps_out)[None]
+        maps = TypedLinear(irreps_mid, irreps_out, linear_out)
+        self.conv_spec, self.linear_spec = layer.spec, maps.flat
+        self.register_buffer("linear", maps.weight[0])
+        self.register_buffer("linear_transposed", maps.weight_transposed[0])
+        self.register_buffer("table", table)
+        self.register_buffer("cutoffs", cutoffs)
+        self.self_connection = None
+        if layer.self_connection is not None:
+            connection, v = layer.self_connection, type_embedding.shape[1]
+            _, numels, blocks = match_irreps(irreps_in, irreps_out)
+            sizes = {b.weights: (b.mul_in, b.mul_out) for b in blocks if b.source >= 0}
+            parts = [
+                torch.einsum("ivo,tv->tio", part.view(sizes[k][0], v, sizes[k][1]), type_embedding).flatten(1)
+                / math.sqrt(sizes[k][0] * v)
+                for k, part in enumerate(connection.weight.split([v * numel for numel in numels]))
+            ]
+            self.self_connection = TypedLinear(irreps_in, irreps_out, torch.cat(parts, dim=1))
+        self.gate = copy.deepcopy(layer.gate)
+
+    def messages(self, x: Tensor, atom_types: Tensor) -> Tensor:
+        """What the neighbours of an atom read of it: x [N, dim_in] -> [N, dim_in]."""
+        if self.type_messages.shape[0] > 0:
+            return torch.nn.functional.embedding(atom_types, self.type_messages)
+        return self.exchange(self.linear_in(x, atom_types))
+
+    def forward(
+        self, x: Tensor, messages: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
+    ) -> Tensor:
+        """x [N, dim_in] and all atoms' messages -> what enters the gate [N, gate.irreps_in.dim]."""
+        out = torch.ops.uqforce.tabulated_conv(
+            messages, edge_vec, edge_index, atom_types, self.cutoffs, self.table, self.linear,
+            self.conv_spec, self.linear_spec,
+        )  # fmt: skip
+        if self.self_connection is not None:
+            out += self.self_connection(x, atom_types)
+        return out
+
+    def vjp(
+        self, cotangents: Tensor, gate_in: Tensor, messages: Tensor, edge_vec: Tensor, edge_index: Tensor,
+        atom_types: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Cotangents [K, N, dim_out] of the layer's output -> of x [K, N, dim_in], of edge_vec [K, E, 3].
+
+        Those of the first layer's x, a constant, are left out: [0].
+        """
+        cotangents = self.gate.vjp(gate_in, cotangents)
+        of_messages, of_edges = torch.ops.uqforce.tabulated_conv_vjp(
+            cotangents, messages, edge_vec, edge_index, atom_types, self.cutoffs, self.table,
+            self.linear_transposed, self.conv_spec, self.linear_spec,
+        )  # fmt: skip
+        if self.type_messages.shape[0] > 0:
+            return of_messages.new_zeros(0), of_edges
+        of_x = self.linear_in.vjp(self.exchange.vjp(of_messages), atom_types)
+        if self.self_connection is not None:
+            of_x += self.self_connection.vjp(cotangents, atom_types)
+        return of_x, of_edges
+
+
+class InferencePotential(nn.Module):
+    """The inference form of a `Potential`: the same arguments, the same `Prediction`, constants for weights.
+
+    Energies are those of the network but for the error of the tables; forces are the exact derivatives of
+    these energies. Nothing here needs autograd.
+
+    Args:
+        potential: left as it is.
+        tolerance: error of the tabulated weights at any length, relative to their root mean square;
+            default `TOLERANCE`.
+
+    Attributes:
+        tabulation: "intervals" of each layer's table and "weights_error" reached; plain JSON values.
+
+    Raises:
+        ValueError: no table of up to `INTERVALS[-1]` intervals reaches the tolerance.
+    """
+
+    def __init__(self, potential: Potential, tolerance: float | None = None) -> None:
+        super().__init__()
+        config = potential.config
+        tolerance = TOLERANCE[config.dtype] if tolerance is None else tolerance
+        exact = copy.deepcopy(potential).cpu().double().requires_grad_(False)
+        network, embedding = exact.network, exact.network.edge_embedding
+        self.config, self.card = config, potential.card
+        self.tabulation: dict = {"tolerance": tolerance, "intervals": [], "weights_error": []}
+        self.dtype = potential.network.dtype
+        cutoffs = torch.tensor(config.cutoff_table(), dtype=torch.float64)
+        layers = []
+        for k, layer in enumerate(network.layers):
+
+            def radial(x: Tensor, layer: Interaction = layer) -> Tensor:
+                basis = torch.sinc(x * embedding.frequencies) * embedding.frequencies
+                return layer.radial(basis * polynomial_cutoff(x, embedding.p) * embedding.factor)
+
+            for intervals in INTERVALS:
+                table, error = radial_table(radial, layer.conv, intervals)
+                if error <= tolerance:
+                    break
+            else:
+                raise ValueError(
+                    f"layer {k}: {INTERVALS[-1]} intervals leave an error of {error:.1e} in the tabulated "
+                    f"weights, above {tolerance:.1e}: allow a larger tolerance"
+                )
+            self.tabulation["intervals"].append(intervals)
+            self.tabulation["weights_error"].append(error)
+            layers.append(InferenceInteraction(layer, table, network.type_embedding, cutoffs, k == 0))
+        self.layers = nn.ModuleList(layers)
+        # TorchScript goes through modules in their order only.
+        self.layers_reversed = nn.ModuleList(reversed(layers))
+        self.readout = network.readout
+        self.register_buffer("type_embedding", network.type_embedding.detach())
+        self.to(self.dtype)
+        self.scale_shift = network.scale_shift
+        self.zbl = network.zbl
+        self.mixture = exact.mixture
+        self.variance_head = exact.variance_head
+        if self.variance_head is not None:
+            self.variance_head.mlp.to(self.dtype)
+        self.register_buffer("cutoffs", cutoffs)
+        self.to(next(potential.parameters()).device)
+        self.eval()
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> Prediction:
+        """Evaluate a batch; see `Potential.forward`."""
+        edge_vec = edge_vec.detach().to(torch.float64)
+        vec = edge_vec.to(self.dtype)
+        x = torch.nn.functional.embedding(atom_types, self.type_embedding)
+        messages: list[Tensor] = []
+        gate_in: list[Tensor] = []
+        for layer in self.layers:
+            messages.append(layer.messages(x, atom_types))
+            gate_in.append(layer(x, messages[-1], vec, edge_index, atom_types))
+            x = layer.gate(gate_in[-1])
+        features = self.readout.hidden(x)
+        energies = self.scale_shift(self.readout.last(features).squeeze(1), atom_types)
+
+        scales = self.scale_shift.scales[atom_types].to(self.dtype).view(1, -1, 1)
+        cotangents = (self.readout.last.weight * self.readout.last.alpha).view(1, 1, -1) * scales
+        variances = energies.new_zeros(0)
+        sigma, noise = energies.new_zeros(0), energies.new_zeros(0)
+        if self.variance_head is not None:
+            variances = self.variance_head(features)
+            variance = sum_by_structure(variances, batch, num_structures)
+            sigma = torch.sqrt(variance)
+            noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance
+            of_variances = (0.5 / sigma)[batch].view(1, -1)
+            cotangents = torch.cat([cotangents, self.variance_head.vjp(features, of_variances)])
+        cotangents = self.readout.hidden_vjp(x, cotangents)
+        k = len(gate_in) - 1
+        gradients = vec.new_zeros(cotangents.shape[0], vec.shape[0], 3)
+        for layer in self.layers_reversed:
+            cotangents, of_edges = layer.vjp(cotangents, gate_in[k], messages[k], vec, edge_index, atom_types)
+            gradients += of_edges
+            k -= 1
+        gradients = gradients.to(torch.float64)
+        if self.zbl is not None:
+            length = torch.linalg.vector_norm(edge_vec, dim=1)
+            cutoffs = self.cutoffs[atom_types[edge_index[0]], atom_types[edge_index[1]]]
+            scaled = (length / cutoffs).unsqueeze(1)
+            energies = energies + self.zbl(edge_vec, scaled, edge_index, atom_types)
+            gradients[0] += self.zbl.gradient(edge_vec, scaled, edge_index, atom_types)
+        forces, virial, force_sigma, force_cov = derived(
+            edge_index, edge_vec, gradients[0], gradients[1:], batch, num_structures, noise
+        )
+        energy = sum_by_structure(energies, batch, num_structures)
+        nll = self.mixture(features)
+        return Prediction(
+            energies, energy, forces, virial, gradients[0], features, nll, variances, sigma, force_sigma,
+            force_cov,
+        )  # fmt: skip
