@@ -176,7 +176,7 @@ class Walker {
         }
       }
       linear_map::active_kernels<T>().matmul(from_.data(), call_.linear + b.weight_offset, to_.data(),
-                                                from_.size(), b.mul_in, b.mul_out);
+                                             from_.size(), b.mul_in, b.mul_out);
     }
   }
 
@@ -298,7 +298,7 @@ class Walker {
         }
       }
       linear_map::active_kernels<T>().matmul(from_.data(), call_.linear + b.weight_offset, to_.data(),
-                                                from_.size(), b.mul_out, b.mul_in);
+                                             from_.size(), b.mul_out, b.mul_in);
     }
   }
 

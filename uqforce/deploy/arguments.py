@@ -9,6 +9,12 @@ WATCHED = {"nll": "score of an atom", "forces_uncertainty": "force uncertainty o
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model (*.uqf)")
     parser.add_argument("-o", "--output", required=True, help="file to write (*.pt)")
+    parser.add_argument(
+        "--tabulation",
+        type=float,
+        help="relative error allowed to the tables that replace the radial networks; 0 keeps the networks "
+        "(default 1e-6 for a float32 model, 1e-10 for float64)",
+    )
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,7 @@ from torch import Tensor
 from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
 from uqforce.deploy.errors import ExportError
-from uqforce.model import ModelFileError, Potential, load_model
-from uqforce.ops import neighbor_list
+from uqforce.model import InferencePotential, ModelFileError, Potential, load_model, sample_structure
 
 FORMAT_VERSION = 1
 # Absolute for energies, otherwise relative to the largest value where that exceeds 1. TorchScript's optimised
@@ -52,14 +51,22 @@ class ExportedPotential(torch.nn.Module):
     (of the energy with respect to `edge_vec`: a parallel engine scatters it itself), and
     `features`, `nll`, `*_uncertainty`, ... where the model has them. This is the whole contract of an
     exported file, in Python, in C++ and inside LAMMPS. The potential is copied.
+
+    Args:
+        tabulation: error allowed to the tables of the radial networks (`InferencePotential`); 0 keeps the
+            networks themselves, which is several times slower.
     """
 
     has_mixture: Final[bool]
     has_variance: Final[bool]
 
-    def __init__(self, potential: Potential):
+    def __init__(self, potential: Potential, tabulation: float | None = None):
         super().__init__()
-        self.potential = copy.deepcopy(potential)
+        self.potential = (
+            copy.deepcopy(potential) if tabulation == 0 else InferencePotential(potential, tabulation)
+        )
+        self.weights_sha256 = weights_sha256(potential)
+        self.tabulation = {} if tabulation == 0 else self.potential.tabulation
         self.has_mixture = potential.mixture.means.shape[0] > 0
         self.has_variance = potential.variance_head is not None
         self.eval()
@@ -90,30 +97,17 @@ class ExportedPotential(torch.nn.Module):
         return out
 
 
-def sample_structure(potential: Potential, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Arguments of a model: two structures of 27 jittered atoms of all types, one periodic, one not."""
-    device = next(potential.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    cutoff = potential.config.r_max
-    spacing = 0.55 * cutoff
-    grid = torch.cartesian_prod(*[torch.arange(3, dtype=torch.float64)] * 3).repeat(2, 1)
-    positions = spacing * (grid + 0.2 * torch.rand(54, 3, dtype=torch.float64, generator=generator))
-    cell = 3 * spacing * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
-    pbc = torch.tensor([[True] * 3, [False] * 3])
-    batch = torch.arange(2).repeat_interleave(27)
-    neighbors = neighbor_list(positions, cell, pbc, cutoff, batch)
-    atom_types = torch.arange(54) % len(potential.config.type_names)
-    edges = (neighbors.edge_vec.to(device), neighbors.edge_index.to(device))
-    return *edges, atom_types.to(device), batch.to(device), 2
+def weights_sha256(potential: Potential) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(potential.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def metadata(module: ExportedPotential) -> dict[str, Any]:
     """What an exported file says about itself (JSON)."""
     potential = module.potential
-    digest = hashlib.sha256()
-    for name, tensor in sorted(potential.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     config = potential.config
     outputs = module(*sample_structure(potential))
     return {
@@ -129,7 +123,8 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "outputs": {name: UNITS[name] for name in outputs},
         "thresholds": potential.card.get("thresholds", {}),
         "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
-        "weights_sha256": digest.hexdigest(),
+        "tabulation": module.tabulation,
+        "weights_sha256": module.weights_sha256,
     }
 
 
@@ -140,17 +135,22 @@ def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
         return torch.jit.freeze(torch.jit.script(module), optimize_numerics=False)
 
 
-def export(potential: Potential, path: str | os.PathLike) -> dict[str, Any]:
+def export(potential: Potential, path: str | os.PathLike, tabulation: float | None = None) -> dict[str, Any]:
     """Write `potential` to `path` as TorchScript with `metadata.json` inside; returns the metadata.
+
+    The radial networks become tables; `tabulation` is the error allowed to them (default
+    `uqforce.model.inference.TOLERANCE`), 0 keeps the networks. What the tables change in energies and forces
+    is in the metadata.
 
     The file is first written beside `path`, run in a fresh process that imports torch alone, compared with
     the Python model (to `TOLERANCE`), and only then moved there.
 
     Raises:
         ExportError: the fresh process failed or gave other numbers; nothing is left behind.
+        ValueError: no table is as exact as `tabulation`.
     """
     path = Path(path)
-    module = ExportedPotential(potential).cpu()
+    module = ExportedPotential(potential, tabulation).cpu()
     zeros = torch.zeros(1, dtype=torch.int64)
     lone_atom = (
         torch.zeros(0, 3, dtype=torch.float64),
@@ -303,10 +303,14 @@ def open_model(
 
 
 def run(args: argparse.Namespace) -> int:
-    description = export(load_model(args.model), args.output)
+    description = export(load_model(args.model), args.output, args.tabulation)
     size, types = Path(args.output).stat().st_size / 1e6, ", ".join(description["type_names"])
     print(f"{args.output}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
     print(f"carries {', '.join(description['outputs'])}")
+    if tables := description["tabulation"]:
+        sizes = ", ".join(map(str, tables["intervals"]))
+        print(f"radial networks as tables of {sizes} intervals: relative errors of energies "
+              f"{tables['energy_error']:.1e}, of forces {tables['forces_error']:.1e}")  # fmt: skip
     later = TOLERANCE_OPTIMISED[description["dtype"]]
     print(f"checked in a fresh process: equal to the Python model to {TOLERANCE}, optimised code to {later}")
     return 0
