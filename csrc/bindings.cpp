@@ -46,6 +46,21 @@ PYBIND11_MODULE(_C, m) {
                                                                 arg("slope"), arg("x"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(
       m, "tensor_product_conv", arg("x"), arg("edge_sh"), arg("edge_weight"), arg("edge_index"), arg("spec"));
+  Bind<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, at::IntArrayRef)>::to(
+      m, "irreps_linear", arg("x"), arg("weight"), arg("types"), arg("spec"));
+  Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+              const Tensor&, at::IntArrayRef, at::IntArrayRef)>::to(m, "tabulated_conv", arg("x"),
+                                                                    arg("edge_vec"), arg("edge_index"),
+                                                                    arg("atom_types"), arg("cutoffs"),
+                                                                    arg("table"), arg("linear"),
+                                                                    arg("conv_spec"), arg("linear_spec"));
+  Bind<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                  const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef,
+                                  at::IntArrayRef)>::to(m, "tabulated_conv_vjp", arg("cotangents"), arg("x"),
+                                                        arg("edge_vec"), arg("edge_index"), arg("atom_types"),
+                                                        arg("cutoffs"), arg("table"),
+                                                        arg("linear_transposed"), arg("conv_spec"),
+                                                        arg("linear_spec"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>::to(
       m, "gmm_nll", arg("features"), arg("means"), arg("precisions_cholesky"), arg("log_weights"));
   Bind<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(

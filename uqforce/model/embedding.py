@@ -76,9 +76,7 @@ class EdgeEmbedding(nn.Module):
         frequencies = self.frequencies.to(torch.float64)
         bessel = torch.sinc(x * frequencies) * frequencies
         bessel_slope = (frequencies * torch.cos(math.pi * x * frequencies) - bessel) / x.clamp(min=1e-3)
-        p = self.p
-        cutoff = polynomial_cutoff(x, p)
-        cutoff_slope = -0.5 * p * (p + 1.0) * (p + 2.0) * torch.pow(x, p - 1.0) * (1.0 - x).square()
+        cutoff, cutoff_slope = polynomial_cutoff(x, self.p), polynomial_cutoff_slope(x, self.p)
         basis = self.factor * bessel * cutoff
         slope = self.factor * (bessel_slope * cutoff + bessel * cutoff_slope)
         return basis.to(self.frequencies.dtype), slope.to(self.frequencies.dtype)

@@ -12,7 +12,6 @@ import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
-from uqforce.model.embedding import polynomial_cutoff
 from uqforce.model.interaction import Interaction
 from uqforce.model.linear import match_irreps
 from uqforce.model.potential import Potential, Prediction, derived, sum_by_structure
@@ -192,8 +191,7 @@ class InferencePotential(nn.Module):
         for k, layer in enumerate(network.layers):
 
             def radial(x: Tensor, layer: Interaction = layer) -> Tensor:
-                basis = torch.sinc(x * embedding.frequencies) * embedding.frequencies
-                return layer.radial(basis * polynomial_cutoff(x, embedding.p) * embedding.factor)
+                return layer.radial(embedding.basis(x))
 
             for intervals in INTERVALS:
                 table, error = radial_table(radial, layer.conv, intervals)

@@ -51,9 +51,8 @@ class ScalarMLP(nn.Module):
         """Value, and derivative by a variable of which x has the derivative `slope`, both [N, in]."""
         for layer in self.inner:
             x, slope = layer(x), layer(slope)
-            gate = torch.sigmoid(x)
-            slope = slope * (gate * (1.0 + x * (1.0 - gate)))
-            x = x * gate
+            slope = slope * silu_slope(x)
+            x = torch.nn.functional.silu(x)
         return self.last(x), self.last(slope)
 
     def hidden_vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
