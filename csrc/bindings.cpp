@@ -56,11 +56,11 @@ PYBIND11_MODULE(_C, m) {
                                                                     arg("conv_spec"), arg("linear_spec"));
   Bind<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                   const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef,
-                                  at::IntArrayRef)>::to(m, "tabulated_conv_vjp", arg("cotangents"), arg("x"),
-                                                        arg("edge_vec"), arg("edge_index"), arg("atom_types"),
-                                                        arg("cutoffs"), arg("table"),
-                                                        arg("linear_transposed"), arg("conv_spec"),
-                                                        arg("linear_spec"));
+                                  at::IntArrayRef, bool)>::to(m, "tabulated_conv_vjp", arg("cotangents"),
+                                                              arg("x"), arg("edge_vec"), arg("edge_index"),
+                                                              arg("atom_types"), arg("cutoffs"), arg("table"),
+                                                              arg("linear_transposed"), arg("conv_spec"),
+                                                              arg("linear_spec"), arg("needs_x") = true);
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>::to(
       m, "gmm_nll", arg("features"), arg("means"), arg("precisions_cholesky"), arg("log_weights"));
   Bind<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(

@@ -35,7 +35,7 @@ CALLS = {
     "tabulated_conv": (random(4, 5), *TABULATED),
     "tabulated_conv_vjp": (
         *(random(2, 4, LINEAR.dim_out).detach(), random(4, 5).detach(), random(E, 3).detach()),
-        *TABULATED[1:],
+        *(*TABULATED[1:], True),
     ),
     "gmm_nll": (random(4, 3), *MIXTURE),
     "force_variance": (EDGE_INDEX, EDGE_VEC, random(2, E, 3), random(2, E, 3), BATCH, 1, False, 0),

@@ -41,7 +41,7 @@ struct Tabulated : Function<Tabulated> {
     const auto linear_spec = ctx->saved_data["linear_spec"].toIntVector();
     auto [dx, dvec] = tabulated_conv_vjp(
         cotangents[0].unsqueeze(0), saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-        LinearSpec::parse(linear_spec).transpose(saved[6]), conv_spec, linear_spec);
+        LinearSpec::parse(linear_spec).transpose(saved[6]), conv_spec, linear_spec, ctx->needs_input_grad(0));
     variable_list gradients(9);
     if (ctx->needs_input_grad(0)) gradients[0] = dx.squeeze(0);
     if (ctx->needs_input_grad(1)) gradients[1] = dvec.squeeze(0);
@@ -54,10 +54,10 @@ struct TabulatedVjp : Function<TabulatedVjp> {
   static variable_list forward(AutogradContext* /*ctx*/, const Tensor& cotangents, const Tensor& x,
                                const Tensor& edge_vec, const Tensor& edge_index, const Tensor& atom_types,
                                const Tensor& cutoffs, const Tensor& table, const Tensor& linear_transposed,
-                               at::IntArrayRef conv_spec, at::IntArrayRef linear_spec) {
+                               at::IntArrayRef conv_spec, at::IntArrayRef linear_spec, bool needs_x) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [dx, dvec] = tabulated_conv_vjp(cotangents, x, edge_vec, edge_index, atom_types, cutoffs, table,
-                                         linear_transposed, conv_spec, linear_spec);
+                                         linear_transposed, conv_spec, linear_spec, needs_x);
     return {dx, dvec};
   }
 
@@ -80,10 +80,10 @@ std::tuple<Tensor, Tensor> autograd_vjp(const Tensor& cotangents, const Tensor& 
                                         const Tensor& edge_index, const Tensor& atom_types,
                                         const Tensor& cutoffs, const Tensor& table,
                                         const Tensor& linear_transposed, at::IntArrayRef conv_spec,
-                                        at::IntArrayRef linear_spec) {
+                                        at::IntArrayRef linear_spec, bool needs_x) {
   check_constants({{cutoffs, "cutoffs"}, {table, "table"}, {linear_transposed, "linear_transposed"}});
   const auto out = TabulatedVjp::apply(cotangents, x, edge_vec, edge_index, atom_types, cutoffs, table,
-                                       linear_transposed, conv_spec, linear_spec);
+                                       linear_transposed, conv_spec, linear_spec, needs_x);
   return {out[0], out[1]};
 }
 

@@ -201,14 +201,16 @@ class Walker {
           return rows + k * stride + ((dx_rows ? row : 0) + e) * in;
         };
         std::fill_n(partial_.data(), partial_.size(), T(0));
-        for (int64_t k = 0; k < K; ++k) std::fill_n(dx_row(k, 0), chunk_.edges * in, T(0));
+        for (int64_t r = 0; call_.dx && r < K * chunk_.edges; ++r) {
+          for (int64_t column : call_.plan.unwritten) dx_row(r / chunk_.edges, r % chunk_.edges)[column] = 0;
+        }
         for (const auto& step : call_.steps) {
           call_.kernels.weights_and_slopes(edges_[0], chunk_.edges, step.table, weight_.data(),
                                            slope_.data());
           for (int64_t k = 0; k < K; ++k) {
             chunk_.grad = rows_.data() + ((i - begin) * K + k) * spec.dim_out;
             chunk_.dsh = partial_.data() + k * kChunk * columns_ * call_.kernels.lanes;
-            for (int64_t e = 0; e < chunk_.edges; ++e) chunk_.dx[e] = dx_row(k, e);
+            for (int64_t e = 0; e < chunk_.edges; ++e) chunk_.dx[e] = call_.dx ? dx_row(k, e) : nullptr;
             step.kernel(step.unit, chunk_);
             call_.kernels.add_slope(dweight_.data(), slope_.data(), chunk_.edges, step.unit.channels,
                                     chunk_.dsh + spec.sh_dim * call_.kernels.lanes,
@@ -217,7 +219,7 @@ class Walker {
         }
         for (int64_t k = 0; k < K; ++k) {
           write_dvec(k, found);
-          if (dx_rows) continue;
+          if (dx_rows || !call_.dx) continue;
           for (int64_t e = 0; e < chunk_.edges; ++e) {
             add_row(dx_row(k, e), k, call_.edges.neighbour[call_.edges.edge(found[e])]);
           }
@@ -326,7 +328,7 @@ class Walker {
 template <typename T>
 void walk_value(const Call<T>& call) {
   const auto cuts = call.blocks();
-  at::parallel_for(0, cuts.size() - 1, 1, [&](int64_t from, int64_t to) {
+  at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t from, int64_t to) {
     Walker<T> walker(call, cuts[1]);
     for (int64_t b = from; b < to; ++b) walker.value(cuts[b], cuts[b + 1]);
   });
@@ -338,9 +340,12 @@ template <typename T>
 void walk_vjp(const Call<T>& call) {
   const auto cuts = call.blocks();
   const int64_t blocks = cuts.size() - 1, threads = at::get_num_threads(), in = call.conv.conv.dim_in;
-  if (threads == 1 || blocks <= 1) {
-    Walker<T> walker(call, blocks > 0 ? cuts[1] : 0);
-    for (int64_t b = 0; b < blocks; ++b) walker.vjp(cuts[b], cuts[b + 1]);
+  if (threads == 1 || blocks <= 1 || !call.dx) {
+    const auto walk = [&](int64_t from, int64_t to) {
+      Walker<T> walker(call, cuts[1]);
+      for (int64_t b = from; b < to; ++b) walker.vjp(cuts[b], cuts[b + 1]);
+    };
+    call.dx ? walk(0, blocks) : at::parallel_for(0, blocks, 1, walk);
     return;
   }
   const auto edge_count = [&](int64_t b) {
@@ -394,19 +399,20 @@ Tensor value(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, 
 std::tuple<Tensor, Tensor> vjp(const Tensor& cotangents, const Tensor& x, const Tensor& edge_vec,
                                const Tensor& edge_index, const Tensor& atom_types, const Tensor& cutoffs,
                                const Tensor& table, const Tensor& linear_transposed,
-                               at::IntArrayRef conv_spec, at::IntArrayRef linear_spec) {
+                               at::IntArrayRef conv_spec, at::IntArrayRef linear_spec, bool needs_x) {
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed, conv_spec,
                            linear_spec);
   conv.check_cotangents(cotangents);
   const int64_t k = cotangents.size(0);
-  const Tensor given = cotangents.contiguous(), dx = at::zeros({k, x.size(0), x.size(1)}, x.options()),
+  const Tensor given = cotangents.contiguous(),
+               dx = at::zeros({needs_x ? k : 0, x.size(0), x.size(1)}, x.options()),
                dvec = at::zeros({k, edge_vec.size(0), 3}, x.options());
-  if (k == 0) return {dx, dvec};
+  if (k == 0 || x.size(0) == 0) return {dx, dvec};
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "tabulated_conv_vjp", [&] {
     Call<scalar_t> call(conv, &conv::CouplingKernels<scalar_t>::backward);
     call.cotangents = k;
     call.cotangent = given.const_data_ptr<scalar_t>();
-    call.dx = dx.mutable_data_ptr<scalar_t>();
+    call.dx = needs_x ? dx.mutable_data_ptr<scalar_t>() : nullptr;
     call.dvec = dvec.mutable_data_ptr<scalar_t>();
     walk_vjp(call);
   });

@@ -67,12 +67,12 @@ std::tuple<at::Tensor, at::Tensor> tabulated_conv_vjp(
     const at::Tensor& cotangents, const at::Tensor& x, const at::Tensor& edge_vec,
     const at::Tensor& edge_index, const at::Tensor& atom_types, const at::Tensor& cutoffs,
     const at::Tensor& table, const at::Tensor& linear_transposed, at::IntArrayRef conv_spec,
-    at::IntArrayRef linear_spec) {
+    at::IntArrayRef linear_spec, bool needs_x) {
   static auto op = c10::Dispatcher::singleton()
                        .findSchemaOrThrow("uqforce::tabulated_conv_vjp", "")
                        .typed<decltype(tabulated_conv_vjp)>();
   return op.call(cotangents, x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed,
-                 conv_spec, linear_spec);
+                 conv_spec, linear_spec, needs_x);
 }
 
 namespace {
@@ -89,12 +89,13 @@ std::tuple<at::Tensor, at::Tensor> meta_vjp(const at::Tensor& cotangents, const 
                                             const at::Tensor& edge_vec, const at::Tensor& edge_index,
                                             const at::Tensor& atom_types, const at::Tensor& cutoffs,
                                             const at::Tensor& table, const at::Tensor& linear_transposed,
-                                            at::IntArrayRef conv_spec, at::IntArrayRef linear_spec) {
+                                            at::IntArrayRef conv_spec, at::IntArrayRef linear_spec,
+                                            bool needs_x) {
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed, conv_spec,
                            linear_spec);
   conv.check_cotangents(cotangents);
   const c10::SymInt k = cotangents.sym_size(0);
-  return {at::empty_symint({k, x.sym_size(0), x.sym_size(1)}, x.options()),
+  return {at::empty_symint({needs_x ? k : c10::SymInt(0), x.sym_size(0), x.sym_size(1)}, x.options()),
           at::empty_symint({k, edge_vec.sym_size(0), 3}, x.options())};
 }
 
@@ -107,7 +108,7 @@ TORCH_LIBRARY_FRAGMENT(uqforce, m) {
   m.def(
       "tabulated_conv_vjp(Tensor cotangents, Tensor x, Tensor edge_vec, Tensor edge_index, Tensor "
       "atom_types, Tensor cutoffs, Tensor table, Tensor linear_transposed, int[] conv_spec, "
-      "int[] linear_spec) -> (Tensor, Tensor)");
+      "int[] linear_spec, bool needs_x) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(uqforce, Meta, m) {

@@ -37,13 +37,12 @@ at::Tensor tabulated_conv(const at::Tensor& x, const at::Tensor& edge_vec, const
                           const at::Tensor& atom_types, const at::Tensor& cutoffs, const at::Tensor& table,
                           const at::Tensor& linear, at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
 
-// cotangents [K, N, dim_out] -> gradients of x [K, N, dim_in] and edge_vec [K, E, 3]
-std::tuple<at::Tensor, at::Tensor> tabulated_conv_vjp(const at::Tensor& cotangents, const at::Tensor& x,
-                                                      const at::Tensor& edge_vec,
-                                                      const at::Tensor& edge_index,
-                                                      const at::Tensor& atom_types, const at::Tensor& cutoffs,
-                                                      const at::Tensor& table,
-                                                      const at::Tensor& linear_transposed,
-                                                      at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
+// cotangents [K, N, dim_out] -> gradients of x [K, N, dim_in], or [0, N, dim_in] without needs_x, and of
+// edge_vec [K, E, 3]
+std::tuple<at::Tensor, at::Tensor> tabulated_conv_vjp(
+    const at::Tensor& cotangents, const at::Tensor& x, const at::Tensor& edge_vec,
+    const at::Tensor& edge_index, const at::Tensor& atom_types, const at::Tensor& cutoffs,
+    const at::Tensor& table, const at::Tensor& linear_transposed, at::IntArrayRef conv_spec,
+    at::IntArrayRef linear_spec, bool needs_x);
 
 }  // namespace uqforce

@@ -138,6 +138,7 @@ int64_t Plan<T>::matrix_of(const CouplingKernels<T>& coupling, int64_t l2) {
   return couplings.back().matrix;
 }
 
+template <typename T>
 const Kernels<T>& active_kernels() {
   constexpr bool is_float = std::is_same_v<T, float>;
   const auto choose = [](const Kernels<float>& f32, const Kernels<double>& f64) -> const Kernels<T>& {

@@ -175,7 +175,7 @@ def test_opcheck(edges, device):
     case = Case(*CASES["tiny"], edges=edges)
     value, vjp = torch.ops.uqforce.tabulated_conv.default, torch.ops.uqforce.tabulated_conv_vjp.default
     torch.library.opcheck(value, tuple(case.arguments(device=device)))
-    torch.library.opcheck(vjp, tuple(case.vjp_arguments(device=device)))
+    torch.library.opcheck(vjp, (*case.vjp_arguments(device=device), True))
     arguments = case.arguments(device=device)
     arguments[0].requires_grad_()
     # not the test of compiled gradients, which wants a second derivative
@@ -188,7 +188,7 @@ def test_script_save_load(fresh_process, tmp_path):
     torch.jit.script(tabulated_conv).save(str(tmp_path / "value.pt"))
     torch.jit.script(tabulated_conv_vjp).save(str(tmp_path / "vjp.pt"))
     cases = [(case.arguments(), tabulated_conv(*case.arguments()))]
-    cases.append((case.vjp_arguments(), tabulated_conv_vjp(*case.vjp_arguments())))
+    cases.append(([*case.vjp_arguments(), True], tabulated_conv_vjp(*case.vjp_arguments())))
     torch.save(cases, tmp_path / "cases")
     fresh_process("""
         value, vjp = torch.load("cases", weights_only=True)
@@ -206,6 +206,12 @@ def test_small_and_crowded(nodes, edges, dtype, device):
     got = tabulated_conv_vjp(*case.vjp_arguments(dtype, device))
     assert_close(got[0].cpu(), dx, dtype)
     assert_close(got[1].cpu(), dvec, dtype)
+
+
+def test_without_the_gradient_of_x(case, device):
+    dx, dvec = tabulated_conv_vjp(*case.vjp_arguments(device=device), needs_x=False)
+    assert dx.shape == (0, *case.tensors["x"].shape)
+    assert torch.equal(dvec, tabulated_conv_vjp(*case.vjp_arguments(device=device))[1])
 
 
 def test_no_cotangents(device):

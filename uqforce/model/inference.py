@@ -141,15 +141,15 @@ class InferenceInteraction(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Cotangents [K, N, dim_out] of the layer's output -> of x [K, N, dim_in], of edge_vec [K, E, 3].
 
-        Those of the first layer's x, a constant, are left out: [0].
+        Those of the first layer's x, a constant, are left out: [0, N, dim_in].
         """
         cotangents = self.gate.vjp(gate_in, cotangents)
         of_messages, of_edges = torch.ops.uqforce.tabulated_conv_vjp(
             cotangents, messages, edge_vec, edge_index, atom_types, self.cutoffs, self.table,
-            self.linear_transposed, self.conv_spec, self.linear_spec,
+            self.linear_transposed, self.conv_spec, self.linear_spec, self.type_messages.shape[0] == 0,
         )  # fmt: skip
         if self.type_messages.shape[0] > 0:
-            return of_messages.new_zeros(0), of_edges
+            return of_messages, of_edges
         of_x = self.linear_in.vjp(self.exchange.vjp(of_messages), atom_types)
         if self.self_connection is not None:
             of_x += self.self_connection.vjp(cotangents, atom_types)

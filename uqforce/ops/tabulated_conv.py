@@ -94,15 +94,16 @@ def tabulated_conv_vjp(
     linear_transposed: Tensor,
     conv_spec: list[int],
     linear_spec: list[int],
+    needs_x: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian products of `tabulated_conv` for K cotangents [K, N, LinearSpec.dim_out] at once.
 
     `linear_transposed` is `LinearSpec.transpose(linear)`; everything else as in `tabulated_conv`.
 
     Returns:
-        Gradients of x [K, N, dim_in] and of edge_vec [K, E, 3].
+        Gradients of x [K, N, dim_in], or [0, N, dim_in] without `needs_x`, and of edge_vec [K, E, 3].
     """
     return torch.ops.uqforce.tabulated_conv_vjp(
         cotangents, x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed, conv_spec,
-        linear_spec,
+        linear_spec, needs_x,
     )  # fmt: skip
