@@ -4,7 +4,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "common/huge_pages.h"
+#include "common/pool.h"
 #include "tensor_product_conv/cpu_plan.h"
 
 namespace uqforce {
@@ -38,8 +38,7 @@ class Output {
  public:
   Output(at::IntArrayRef sizes, const Tensor& like, bool wanted)
       : wanted_(wanted),
-        tensor_(wanted ? with_huge_pages(at::empty(sizes, like.options())) : at::empty({0}, like.options())) {
-  }
+        tensor_(wanted ? empty_from_pool(sizes, like.options()) : at::empty({0}, like.options())) {}
   Output& zero() {
     tensor_.zero_();
     return *this;
