@@ -109,4 +109,5 @@ def cases() -> Iterator[Case]:
         check = torch.testing.assert_close if dtype == torch.float64 else None
         name = f"{what.__name__.replace('_', ' ')}, {dim} features, {components} components"
         least = work(dim, components, dtype, what)
-        yield Case(f"{name}, {least.dtype}", "atom", ATOMS, rivals, check, least, memory=what is gradient)
+        options = {"memory": what is gradient, "target": {value: 7, gradient: 25}.get(what)}
+        yield Case(f"{name}, {least.dtype}", "atom", ATOMS, rivals, check, least, **options)

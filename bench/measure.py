@@ -55,7 +55,7 @@ def main(names: list[str], only: str, seconds: float, quick: bool, output: str) 
             rows = run_case(case, seconds, name)
             threads = torch.get_num_threads()
             entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
-            entry |= {"load_average": round(load, 2), "rows": rows}
+            entry |= {"target": case.target, "load_average": round(load, 2), "rows": rows}
             if case.work is not None:
                 entry["work"] = {"bytes": case.work.bytes, "flops": case.work.flops, "dtype": case.work.dtype}
                 entry["ceilings"] = ceilings()

@@ -87,7 +87,9 @@ def cases() -> Iterator[Case]:
             **rows("nequip, eager", "rivals.nequip_models:eager", size),
             **rows("nequip, AOTInductor", "rivals.nequip_models:aoti", size),
         }
-        yield Case(f"preset {size}, model, {atoms} atoms, float32", "atom", atoms, rivals, check)
+        target = {"S": 5, "M": 10}[size]
+        name = f"preset {size}, model, {atoms} atoms, float32"
+        yield Case(name, "atom", atoms, rivals, check, target=target)
         rivals = {
             **rows("uqforce", "models:ours_ase", size),
             **rows("nequip, AOTInductor", "rivals.nequip_models:aoti_ase", size),
@@ -99,4 +101,4 @@ def cases() -> Iterator[Case]:
         **rows("symmetrix-xl", "rivals.mace_models:symmetrix_xl", REPEAT, python=python),
         **rows("mace-torch", "rivals.mace_models:mace_torch", REPEAT, python=python),
     }
-    yield Case(f"MACE 128x0e+128x1o, ASE, {atoms} atoms, float32", "atom", atoms, rivals)
+    yield Case(f"MACE 128x0e+128x1o, ASE, {atoms} atoms, float32", "atom", atoms, rivals, target=1)

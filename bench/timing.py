@@ -51,6 +51,7 @@ class Case:
         check: raises AssertionError where the result of a rival differs from that of the first one.
         work: with it the table shows rates and the share of the machine's ceilings.
         memory: measure what one call adds to the memory in use at its peak, each rival in a fresh process.
+        target: how many times faster than the fastest rival we want to be.
         quick: part of `run.py --quick`.
     """
 
@@ -61,6 +62,7 @@ class Case:
     check: Callable[[object, object], None] | None = None
     work: Work | None = None
     memory: bool = False
+    target: float | None = None
     quick: bool = True
 
 
@@ -85,13 +87,17 @@ def ceilings() -> dict[str, float]:
     """What this machine reaches with the threads of this run: the best of several tries.
 
     `bytes` per second reads 256 MB; `float32` and `float64` operations per second multiply 2048^2 matrices.
+    By the time that the threads computed: other work on the machine does not lower the ceilings much.
     """
+
+    def shortest(function: Callable[[], object]) -> float:
+        return min(measure(function)[1] for _ in range(7)) / torch.get_num_threads()
+
     values = torch.ones(64 << 20)
-    result = {"bytes": 4 * len(values) / min(measure(values.sum)[0] for _ in range(9))}
+    result = {"bytes": 4 * len(values) / shortest(values.sum)}
     for dtype in (torch.float32, torch.float64):
         matrix = torch.rand(2048, 2048, dtype=dtype)
-        seconds = min(measure(lambda m=matrix: m @ m)[0] for _ in range(5))
-        result[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / seconds
+        result[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / shortest(lambda m=matrix: m @ m)
     return result
 
 
