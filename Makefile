@@ -4,13 +4,13 @@
 #   make test        the tests, C++ driver included (20 minutes on 2 cores at most)
 #   make test-slow   the tests marked slow
 #   make test-cpp    of the tests, only the CMake build with its C++ driver
-#   make bench       kernels against their rivals
+#   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
 #   make lint        ruff and clang-format, on all files
 #   make build       the environment in .venv and the extension, no more
 #   make clean       removes what was built, `make distclean` the environment too
 #
-# Variables: PYTHON (an interpreter, 3.10 to 3.13), TORCH (a pip requirement), VENV, and the build's own
-# UQFORCE_CUDA, UQFORCE_CUDA_ARCHS, CUDA_HOME and MAX_JOBS (see docs/building.md).
+# Variables: PYTHON (an interpreter, 3.10 to 3.13), TORCH (a pip requirement), VENV, BENCH (options of
+# bench/run.py), and the build's own UQFORCE_CUDA, UQFORCE_CUDA_ARCHS, CUDA_HOME and MAX_JOBS (see docs/building.md).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -35,8 +35,9 @@ test-slow: build
 test-cpp: build
 	$(BIN)/python -m pytest tests/test_cmake.py
 
-bench: build
-	$(BIN)/python bench/run.py
+bench: build $(VENV)/.bench $(VENV)/mace/.installed
+	UQFORCE_BENCH_MACE_PYTHON=$(VENV)/mace/bin/python $(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python bench/report.py
 
 lint: build
 	$(BIN)/pre-commit run --all-files
@@ -59,6 +60,16 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation "$(TORCH)" --editable ".[bench]"
+	touch $@
+
+# mace-torch needs another e3nn than nequip and uqforce.
+$(VENV)/mace/.installed: | $(VENV)/.torch
+	$(BIN)/python -m venv $(VENV)/mace
+	$(VENV)/mace/bin/python -m pip install --quiet "$(TORCH)" setuptools mace-torch matscipy symmetrix-xl==0.1.1
 	touch $@
 
 clean:

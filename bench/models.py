@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from remote import MEMORY, made, remote
+from remote import KEEP_MEMORY, MEMORY, made, remote
 from systems import moving, silicon, tensors
 from timing import Case
 
@@ -44,14 +44,14 @@ def exported(size: str) -> str:
     return made(f"uqforce-{size}.pt", "models:write_exported", size)
 
 
-def ours(size: str) -> Callable[[], dict]:
+def ours(size: str, repeat: int = REPEAT) -> Callable[[], dict]:
     """An exported file, called as calculator and dynamics call it."""
     from uqforce.deploy.export import call, open_model
     from uqforce.ops import neighbor_list
 
     module, _ = open_model(exported(size))
-    edge_index, _, edge_vec = neighbor_list(*tensors(silicon(REPEAT)), CUTOFF)
-    zeros = torch.zeros(8 * REPEAT**3, dtype=torch.int64)
+    edge_index, _, edge_vec = neighbor_list(*tensors(silicon(repeat)), CUTOFF)
+    zeros = torch.zeros(8 * repeat**3, dtype=torch.int64)
 
     def run() -> dict:
         out = call(module, edge_vec, edge_index, zeros, zeros, 1)
@@ -95,7 +95,17 @@ def cases() -> Iterator[Case]:
             **rows("nequip, AOTInductor", "rivals.nequip_models:aoti_ase", size),
         }
         yield Case(f"preset {size}, ASE, {atoms} atoms, float32", "atom", atoms, rivals, check)
-    python = os.environ.get("UQFORCE_BENCH_MACE_PYTHON", sys.executable)
+    for repeat in (2, 5, 8):
+        atoms = 8 * repeat**3
+        rivals = {
+            "uqforce, memory kept": remote("models:ours", "M", repeat, environment=KEEP_MEMORY),
+            "nequip, AOTInductor, memory kept": remote(
+                "rivals.nequip_models:aoti", "M", repeat, environment=KEEP_MEMORY
+            ),
+        }
+        name = f"preset M, model, {atoms} atoms, float32"
+        yield Case(name, "atom", atoms, rivals, check, target=10, quick=False)
+    atoms, python = 8 * REPEAT**3, os.environ.get("UQFORCE_BENCH_MACE_PYTHON", sys.executable)
     rivals = {
         **rows("uqforce, preset M", "models:ours_ase", "M"),
         **rows("symmetrix-xl", "rivals.mace_models:symmetrix_xl", REPEAT, python=python),

@@ -109,3 +109,53 @@ def test_cases_have_names_of_their_own_and_ours_comes_first(timing, name):
 def test_unknown_name():
     done = subprocess.run([sys.executable, BENCH / "run.py", "nope"], capture_output=True, text=True)
     assert done.returncode == 2 and "no benchmark nope: choose from" in done.stderr
+
+
+@pytest.fixture
+def report(timing):
+    import report
+
+    return report
+
+
+def test_the_performance_page_is_what_the_report_makes(report):
+    assert report.PAGE.read_text() == report.page(), "run `python bench/report.py`"
+
+
+def result(load_average: float, threads: int, rows: list[dict], **fields) -> dict:
+    case = {"case": "nap", "unit": "wink", "count": 2, "threads": threads, "target": 3.0, "rows": rows}
+    build = {"torch": "2.13.0", "instruction_set": "avx2"}
+    machine = {
+        "cpu": "abacus",
+        "cores": 2,
+        "commit": "f00",
+        "python": "3.11",
+        "versions": {},
+        "uqforce": build,
+    }
+    cases = [{**case, "load_average": load_average, **fields}]
+    return {"name": "gmm_nll", "command": "run", "machine": machine, "cases": cases}
+
+
+def row(name: str, milliseconds: float, cpu: float, **fields) -> dict:
+    return {"rival": name, "median_ms": milliseconds, "cpu_ms": cpu, **fields}
+
+
+def test_report_of_a_quiet_and_of_a_busy_machine(report, tmp_path):
+    ours = row("uqforce", 2.0, 1.0, share_of_ceiling=0.25, peak_mb=8.0)
+    rivals = [row("slow", 9.0, 2.0, peak_mb=6.0), row("fast", 4.0, 3.0), {"rival": "none", "error": "lost"}]
+    folder = tmp_path / "abacus"
+    folder.mkdir()
+
+    (folder / "gmm_nll.json").write_text(json.dumps(result(1.2, 1, [ours, *rivals])))
+    text = report.page(tmp_path)
+    assert "| nap | 2 ms, 1 ms/wink | 4 ms, fast | 2 (aim 3.0) | 25% | 8 / 6 |" in text
+    assert "- gmm_nll, nap: 2 times faster than the fastest rival, short of 3.0." in text
+    assert "- gmm_nll, nap: slow adds 6 MB, we 8 MB." in text
+    assert "Not measured, because not installed: none." in text
+
+    (folder / "gmm_nll.json").write_text(json.dumps(result(1.6, 1, [ours, *rivals])))
+    assert "| nap † | 1 ms, 500 us/wink | 2 ms, slow | 2 (aim 3.0) | 50% | 8 / 6 |" in report.page(tmp_path)
+
+    (folder / "gmm_nll.json").write_text(json.dumps(result(1.0, 1, [ours, row("better", 1.0, 1.0)])))
+    assert "- gmm_nll, nap: better is 2.00 times faster." in report.page(tmp_path)

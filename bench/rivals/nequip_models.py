@@ -28,8 +28,8 @@ def same_model(ours: Potential, compile_mode: str = "eager") -> torch.nn.Module:
     return model
 
 
-def silicon_data() -> dict[str, torch.Tensor]:
-    positions, cell, pbc = tensors(silicon(REPEAT))
+def silicon_data(repeat: int = REPEAT) -> dict[str, torch.Tensor]:
+    positions, cell, pbc = tensors(silicon(repeat))
     neighbors = neighbor_list(positions, cell, pbc, CUTOFF)
     return {
         "pos": positions,
@@ -60,8 +60,8 @@ def compiled(size: str) -> torch.nn.Module:
     return DictInputOutputWrapper(package, ASE_TARGET["input"], ASE_TARGET["output"])
 
 
-def repeated(model: torch.nn.Module) -> Callable[[], dict]:
-    data = silicon_data()
+def repeated(model: torch.nn.Module, repeat: int = REPEAT) -> Callable[[], dict]:
+    data = silicon_data(repeat)
 
     def run() -> dict:
         out = model(data.copy())
@@ -79,8 +79,8 @@ def eager(size: str) -> Callable[[], dict]:
     return repeated(same_model(potential(size)).eval())
 
 
-def aoti(size: str) -> Callable[[], dict]:
-    return repeated(compiled(size))
+def aoti(size: str, repeat: int = REPEAT) -> Callable[[], dict]:
+    return repeated(compiled(size), repeat)
 
 
 def aoti_ase(size: str) -> Callable[[], dict]:
