@@ -1,5 +1,6 @@
 """What run.py starts once per number of threads: `python measure.py OPTIONS_AS_JSON`; tables and JSON."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -44,24 +45,20 @@ def table(case: Case, rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(names: list[str], only: str, seconds: float, quick: bool, output: str) -> None:
-    result = {"machine": machine_facts(), "benchmarks": {}}
-    for name in names:
-        entries = result["benchmarks"][name] = []
-        for case in importlib.import_module(name).cases():
-            if only not in case.name or (quick and not case.quick):
-                continue
-            load = os.getloadavg()[0]
-            rows = run_case(case, seconds, name)
-            threads = torch.get_num_threads()
-            entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
-            entry |= {"target": case.target, "load_average": round(load, 2), "rows": rows}
-            if case.work is not None:
-                entry["work"] = {"bytes": case.work.bytes, "flops": case.work.flops, "dtype": case.work.dtype}
-                entry["ceilings"] = ceilings()
-            entries.append(entry)
-            print(f"{name}, {threads} thread{'s' * (threads > 1)}: {table(case, rows)}\n", flush=True)
-    Path(output).write_text(json.dumps(result))
+def main(name: str, only: str, seconds: float, quick: bool, output: str) -> None:
+    cases = []
+    for case in importlib.import_module(name).cases():
+        if only not in case.name or (quick and not case.quick):
+            continue
+        load, threads = os.getloadavg()[0], torch.get_num_threads()
+        rows = run_case(case, seconds, name)
+        entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
+        entry |= {"target": case.target, "load_average": round(load, 2), "rows": rows}
+        if case.work is not None:
+            entry |= {"work": dataclasses.asdict(case.work), "ceilings": ceilings()}
+        cases.append(entry)
+        print(f"{name}, {threads} thread{'s' * (threads > 1)}: {table(case, rows)}\n", flush=True)
+    Path(output).write_text(json.dumps({"machine": machine_facts(), "cases": cases}))
 
 
 if __name__ == "__main__":

@@ -42,13 +42,14 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def measured(args: argparse.Namespace, threads: int, scratch: str) -> dict:
+def measured(args: argparse.Namespace, name: str, threads: int, scratch: str) -> dict:
     """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
     output = Path(scratch) / "measured.json"
-    options = {key: getattr(args, key) for key in ("names", "only", "seconds", "quick")}
+    options = {"name": name, "output": str(output)}
+    options |= {key: getattr(args, key) for key in ("only", "seconds", "quick")}
     number = str(threads)
     variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "UQFORCE_BENCH_SCRATCH": scratch}
-    command = [sys.executable, str(HERE / "measure.py"), json.dumps(options | {"output": str(output)})]
+    command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]
     subprocess.run(command, env={**os.environ, **variables}, check=True)
     return json.loads(output.read_text())
 
@@ -67,21 +68,20 @@ def scaling(name: str, entries: list[dict]) -> str:
 def main() -> None:
     args = parse()
     command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
-    with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as scratch:
-        runs = [measured(args, threads, scratch) for threads in args.threads]
     results = []
-    for name in args.names:
-        entries = [entry for run in runs for entry in run["benchmarks"][name]]
-        print(scaling(name, entries), end="")
-        results.append({"name": name, "command": command, "machine": runs[0]["machine"], "cases": entries})
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
-        return
-    machine = runs[0]["machine"]["gpu"] or runs[0]["machine"]["cpu"]
-    folder = args.output / re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    for result in results:
-        (folder / f"{result['name']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as scratch:
+        for name in args.names:
+            runs = [measured(args, name, threads, scratch) for threads in args.threads]
+            cases = [case for run in runs for case in run["cases"]]
+            print(scaling(name, cases), end="", flush=True)
+            results.append({"name": name, "command": command, "machine": runs[0]["machine"], "cases": cases})
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=1) + "\n")
+                continue
+            machine = runs[0]["machine"]["gpu"] or runs[0]["machine"]["cpu"]
+            folder = args.output / re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_text(json.dumps(results[-1], indent=1) + "\n")
 
 
 if __name__ == "__main__":
