@@ -236,7 +236,6 @@ UQFORCE_INLINE T* dsh_of(const Unit& unit, const Chunk<T>& chunk, int64_t e) {
 template <typename T, int n>
 UQFORCE_INLINE void store_dw(const Unit& unit, const Chunk<T>& chunk, int64_t e, const Access<T, n>& access,
                              const Block<T, n>& dw) {
-  if (chunk.dw[0] == nullptr) return;
   T* p = chunk.dw[e] + unit.weight_offset;
   if (chunk.stream && unit.whole_lines) {
     stream(p, dw);
@@ -253,6 +252,7 @@ void backward(const Unit& first, const Chunk<T>& chunk) {
   constexpr int l1 = paths.l1;
   paths.each(
       UQFORCE_EACH_PATH { load_rows<degrees.l3>(access, chunk.grad + unit.out_offset, unit.out_stride, g); });
+  const bool wants_dw = chunk.dw[0];
   const char* ahead = chunk.ahead;
   for (int64_t e = 0; e < chunk.edges; ++e) {
     const Input<T, n, l1, held> x{access, chunk.x[e] + first.in_offset, first.in_stride};
@@ -273,7 +273,7 @@ void backward(const Unit& first, const Chunk<T>& chunk) {
           xg += x[m] * g[m];
           dx.add(m, wm, g[m]);
         }
-        store_dw(unit, chunk, e, access, xg * diagonal);
+        if (wants_dw) store_dw(unit, chunk, e, access, xg * diagonal);
         if (chunk.dsh) {
           T* dsh = dsh_of(unit, chunk, e);
           store(dsh, dot(w, xg, load(dsh)));
@@ -285,10 +285,10 @@ void backward(const Unit& first, const Chunk<T>& chunk) {
         for (int m1 = 0; m1 <= 2 * l1; ++m1) {
           const Vector<T> m = broadcast(matrix[m1 * kChunk]);
           xm[m1] = x[m1];
-          sum_xm += xm[m1] * m;
+          if (wants_dw) sum_xm += xm[m1] * m;
           dx.add(m1, wg, m);
         }
-        store_dw(unit, chunk, e, access, sum_xm * g[0]);
+        if (wants_dw) store_dw(unit, chunk, e, access, sum_xm * g[0]);
         if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(xm, {wg}, dsh_of(unit, chunk, e));
       } else {
         Block<T, n> y[2 * l1 + 1]{}, xw[2 * l1 + 1], dw{};
@@ -298,10 +298,10 @@ void backward(const Unit& first, const Chunk<T>& chunk) {
         for (int m1 = 0; m1 <= 2 * l1; ++m1) {
           const Block<T, n> xm = x[m1];
           xw[m1] = xm * w;
-          dw += xm * y[m1];
+          if (wants_dw) dw += xm * y[m1];
           dx.add(m1, w, y[m1]);
         }
-        store_dw(unit, chunk, e, access, dw);
+        if (wants_dw) store_dw(unit, chunk, e, access, dw);
         if (chunk.dsh) add_dsh<T, l1, l2, l3, n>(xw, g, dsh_of(unit, chunk, e));
       }
     });
@@ -354,7 +354,7 @@ void double_backward(const Unit& first, const Chunk<T>& chunk) {
           ddxg += ddxm * g[m];
           dx.add(m, moved, g[m]);
         }
-        store_dw(unit, chunk, e, access, ddxg * diagonal + xg * dddiagonal);
+        if (chunk.dw[0]) store_dw(unit, chunk, e, access, ddxg * diagonal + xg * dddiagonal);
         if (chunk.dsh) {
           T* dsh = dsh_of(unit, chunk, e);
           store(dsh, dot(w, ddxg, dot(ddw, xg, load(dsh))));
@@ -375,7 +375,7 @@ void double_backward(const Unit& first, const Chunk<T>& chunk) {
           q[m1] = ddxm * w + xm * ddw;
           z[m1] = xm * w;
         }
-        store_dw(unit, chunk, e, access, dw);
+        if (chunk.dw[0]) store_dw(unit, chunk, e, access, dw);
         UQFORCE_UNROLL
         for (int p = 0; p < c.pairs; ++p) {
           sum[c.m3[p]] += q[c.m1[p]] * broadcast(matrix[p * kChunk]);

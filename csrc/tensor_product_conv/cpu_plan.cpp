@@ -96,7 +96,7 @@ Plan<T>::Plan(const ConvSpec& spec, const Kernels<T>& kernels, Op CouplingKernel
       const bool whole = u + kernel.block <= head.mul;
       Unit unit{};
       unit.channels = whole ? kernel.block : std::min(kernels.lanes, head.mul - u);
-      unit.ahead_lines = together->pairs;  // the cost, for now
+      unit.ahead_lines = together->pairs * unit.channels;  // the cost, for now
       unit.first = first;
       for (size_t k = paths.size(); k-- > 0;) {  // the head last, as it is linked to the others
         const ConvPath& path = paths[k];

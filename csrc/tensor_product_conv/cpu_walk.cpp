@@ -133,7 +133,7 @@ class Walker {
 template <typename T>
 void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, const EdgesByCentre& edges,
           const Arrays<T>& arrays) {
-  constexpr int64_t kSliceEdges = 256, kCacheBytes = 1 << 16;
+  constexpr int64_t kSliceEdges = 256;
   const int64_t threads = at::get_num_threads();
   if (!arrays.dx) {
     const auto cuts = edges.cuts(kSliceEdges);
@@ -144,9 +144,11 @@ void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, 
   }
   // Edges of different centres add to the same row of dx. A slice of edges per thread is walked into a
   // buffer; then each thread adds the rows that belong to its own neighbours. A row of dx is thus summed in
-  // the order of the edges, whatever the slices are.
+  // the order of the edges, whatever the slices are. Threads wait for one another after each slice: then it
+  // is as large as caches allow.
+  const int64_t cache_bytes = threads > 1 ? 1 << 19 : 1 << 16;
   const int64_t row_bytes = std::max<int64_t>(spec.dim_in, 1) * sizeof(T);
-  const auto cuts = edges.cuts(threads > 1 ? kSliceEdges : std::min(kSliceEdges, kCacheBytes / row_bytes));
+  const auto cuts = edges.cuts(std::min(kSliceEdges, cache_bytes / row_bytes));
   const int64_t slices = static_cast<int64_t>(cuts.size()) - 1;
   const auto first_edge = [&](int64_t slice) { return edges.begin[cuts[std::min(slice, slices)]]; };
   int64_t most_edges = 0;
