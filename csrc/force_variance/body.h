@@ -5,9 +5,51 @@
 // off-diagonal cotangents halved, since each stands for two entries of the matrix.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace uqforce::force_variance {
+
+// A vector and a fourth number that means nothing, in SIMD registers that every processor has.
+template <typename T>
+struct Four {
+  typedef T Register __attribute__((vector_size(16)));
+  static constexpr int lanes = 16 / sizeof(T), registers = 4 / lanes;
+
+  Register r[registers] = {};
+
+  Four() = default;
+  explicit Four(T x) {
+    for (Register& part : r) part = Register{} + x;
+  }
+  Four(T x, T y, T z) {
+    const T xyz[4] = {x, y, z, T(0)};
+    for (int i = 0; i < 4; ++i) r[i / lanes][i % lanes] = xyz[i];
+  }
+  // Reads four numbers.
+  static Four load(const T* p) {
+    typedef Register Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+    Four a;
+    for (int i = 0; i < registers; ++i) a.r[i] = *reinterpret_cast<const Unaligned*>(p + i * lanes);
+    return a;
+  }
+  T operator[](int i) const { return r[i / lanes][i % lanes]; }
+
+  friend Four operator+(Four a, const Four& b) { return a += b; }
+  friend Four operator-(Four a, const Four& b) { return a -= b; }
+  friend Four operator*(Four a, const Four& b) {
+    for (int i = 0; i < registers; ++i) a.r[i] *= b.r[i];
+    return a;
+  }
+  Four& operator+=(const Four& b) {
+    for (int i = 0; i < registers; ++i) r[i] += b.r[i];
+    return *this;
+  }
+  Four& operator-=(const Four& b) {
+    for (int i = 0; i < registers; ++i) r[i] -= b.r[i];
+    return *this;
+  }
+};
 
 // value + slope t, t^2 = 0: arithmetic carries the derivative along a direction.
 template <typename T>
@@ -37,31 +79,76 @@ T stored(Dual<T> x) {
   return x.slope;
 }
 
-// Types belonging to S = T or Dual<T>: the plain number T, the accumulator of long sums (virials) and how
-// inputs are read.
+// Inputs [rows, 3].
+template <typename T>
+struct Rows {
+  const T* values;
+  int64_t numbers;
+
+  Four<T> operator[](int64_t row) const {
+    const T* p = values + 3 * row;
+    return 3 * row + 4 <= numbers ? Four<T>::load(p) : Four<T>(p[0], p[1], p[2]);
+  }
+};
+
+// Types belonging to S = T or Dual<T>: the plain number T, the accumulator of long sums (virials), a vector,
+// and how inputs are read.
 template <typename S>
 struct Types {
   using Plain = S;
   using Wide = double;
-  struct View {
-    const S* values;
-    S operator[](int64_t i) const { return values[i]; }
-  };
+  using Vector = Four<S>;
+  using View = Rows<S>;
 };
 template <typename T>
 struct Types<Dual<T>> {
   using Plain = T;
   using Wide = Dual<double>;
+  using Vector = Dual<Four<T>>;
   struct View {
-    const T* values;
-    const T* slopes;
-    Dual<T> operator[](int64_t i) const { return {values[i], slopes[i]}; }
+    Rows<T> values, slopes;
+    Vector operator[](int64_t row) const { return {values[row], slopes[row]}; }
   };
 };
 
+// One component of a vector.
+template <typename T>
+T at(const Four<T>& a, int i) {
+  return a[i];
+}
+template <typename T>
+Dual<T> at(const Dual<Four<T>>& a, int i) {
+  return {a.value[i], a.slope[i]};
+}
+
+// The same number in all components.
+template <typename T>
+Four<T> broadcast(T x) {
+  return Four<T>(x);
+}
+template <typename T>
+Dual<Four<T>> broadcast(Dual<T> x) {
+  return {Four<T>(x.value), Four<T>(x.slope)};
+}
+
+template <typename T>
+Four<T> vector(const T* x) {
+  return Four<T>(x[0], x[1], x[2]);
+}
+template <typename T>
+Dual<Four<T>> vector(const Dual<T>* x) {
+  return {Four<T>(x[0].value, x[1].value, x[2].value), Four<T>(x[0].slope, x[1].slope, x[2].slope)};
+}
+
+// Writes the three components.
+template <typename T>
+void store(const Four<T>& a, T* row) {
+  for (int i = 0; i < 3; ++i) row[i] = a[i];
+}
+
 // block += weight x x^T
 template <typename S, typename T>
-void add_outer(S (&block)[6], T weight, const S* x) {
+void add_outer(S* block, T weight, const S* x) {
   block[0] += weight * (x[0] * x[0]);
   block[1] += weight * (x[1] * x[1]);
   block[2] += weight * (x[2] * x[2]);

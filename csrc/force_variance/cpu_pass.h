@@ -1,0 +1,343 @@
+// CPU kernels of force_variance: one walk over the edges, in which every atom collects its sums, and one over
+// the atoms. The backward makes the first walk again, turns the sums into their adjoints, and hands these out
+// to the edges.
+//
+// Threads own ranges of atoms; a thread meets an edge when it owns one of its ends. Virials are summed in
+// double over fixed runs of atoms, added up in order: no result depends on the number of threads.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <c10/util/irange.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "force_variance/body.h"
+#include "force_variance/graph.h"
+
+namespace uqforce::force_variance {
+
+// Atoms owned by one thread, whose virials are summed before they are added to the structure's.
+constexpr int64_t kChunk = 4 * Graph::kBlock;
+
+template <typename T>
+struct ResultPointers {
+  T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
+};
+template <typename T>
+struct CotangentPointers {
+  const T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
+};
+template <typename T>
+struct GradientPointers {
+  T *edge_vec, *grad_energy, *grad_sigma;
+};
+
+template <typename S>
+class Pass {
+  using T = typename Types<S>::Plain;
+  using Wide = typename Types<S>::Wide;
+  using Vector = typename Types<S>::Vector;
+  using View = typename Types<S>::View;
+  using Matrix = std::array<Wide, 9>;
+
+ public:
+  View edge_vec, grad_energy, grad_sigma;
+  const int64_t* batch;
+  int64_t members, sigma_members, structures;
+  bool local;
+  T ddof;
+  const Graph& graph;
+
+  void forward(const ResultPointers<T>& out) const {
+    const Sums sums = collect(true);
+    at::parallel_for(0, graph.atoms, kChunk, [&](int64_t begin, int64_t end) {
+      for (const auto i : c10::irange(begin, end)) {
+        const Vector* force = &sums.force[i * members];
+        const Vector average = average_of(force);
+        S epistemic[6] = {}, aleatoric[6] = {}, x[3];
+        for (const auto k : c10::irange(members)) {
+          unpack(force[k] - average, x);
+          add_outer(epistemic, spread(), x);
+        }
+        for (const auto k : c10::irange(sigma_members)) {
+          unpack(sums.sigma[i * sigma_members + k], x);
+          add_outer(aleatoric, sigma_mean(), x);
+        }
+        if (local) {
+          for (const auto a : c10::irange(6)) aleatoric[a] += sums.pairs[6 * i + a];
+        }
+        store(stored(average), out.forces + 3 * i);
+        for (const auto a : c10::irange(6)) {
+          out.aleatoric[6 * i + a] = stored(aleatoric[a]);
+          out.epistemic[6 * i + a] = stored(epistemic[a]);
+        }
+      }
+    });
+    for (const auto b : c10::irange(structures)) {
+      for (const auto c : c10::irange(9)) {
+        Wide sum(0), variance(0);
+        for (const auto k : c10::irange(members)) sum += sums.virial[b * members + k][c];
+        const Wide average = double(mean()) * sum;
+        for (const auto k : c10::irange(members)) {
+          const Wide deviation = sums.virial[b * members + k][c] - average;
+          variance += double(spread()) * (deviation * deviation);
+        }
+        out.virial[9 * b + c] = T(stored(average));
+        out.virial_variance[9 * b + c] = T(stored(variance));
+      }
+    }
+  }
+
+  void backward(const CotangentPointers<T>& c, const GradientPointers<T>& out) const {
+    Sums sums = collect(false);
+    at::parallel_for(0, graph.atoms, kChunk, [&](int64_t begin, int64_t end) {
+      S x[3], adjoint[3];
+      for (const auto i : c10::irange(begin, end)) {
+        Vector* force = &sums.force[i * members];
+        const Vector average = average_of(force);
+        for (const auto k : c10::irange(members)) {
+          unpack(force[k] - average, x);
+          for (const auto a : c10::irange(3)) adjoint[a] = S(mean() * c.forces[3 * i + a]);
+          // The deviations sum to zero, so the mean inside them adds nothing.
+          add_outer_adjoint(adjoint, spread(), c.epistemic + 6 * i, x);
+          force[k] = vector(adjoint);
+        }
+        for (const auto k : c10::irange(sigma_members)) {
+          Vector& sum = sums.sigma[i * sigma_members + k];
+          unpack(sum, x);
+          std::fill_n(adjoint, 3, S(0));
+          add_outer_adjoint(adjoint, sigma_mean(), c.aleatoric + 6 * i, x);
+          sum = vector(adjoint);
+        }
+      }
+    });
+    virial_adjoints(c, sums.virial);
+    std::vector<Tensor3> virial(structures * members);
+    for (const auto b : c10::irange(structures * members)) virial[b] = Tensor3(sums.virial[b]);
+    at::parallel_for(0, graph.atoms, kChunk, [&](int64_t begin, int64_t end) {
+      for (const auto i : c10::irange(begin, end)) {
+        const Tensor3* of_structure = &virial[batch[i] * members];
+        for (const auto position : c10::irange(graph.start[i], graph.start[i + 1])) {
+          distribute(graph.edge(position), sums, of_structure, out);
+        }
+        for (const auto k : c10::irange(local ? sigma_members : 0)) distribute_pairs(i, k, sums, c, out);
+      }
+    });
+  }
+
+ private:
+  // What atoms and structures collect from the edges.
+  struct Sums {
+    std::vector<Vector> force;   // [atoms, members] over the atom's edges as a centre minus as a neighbour
+    std::vector<Vector> sigma;   // the same of grad_sigma; local: over the edges to other atoms
+    std::vector<S> pairs;        // local: [atoms, 6], the blocks of the ordered pairs that end at the atom
+    std::vector<Matrix> virial;  // [structures, members], -sum of r x g
+  };
+
+  // A matrix by its rows and by its columns.
+  struct Tensor3 {
+    Vector rows[3], columns[3];
+
+    Tensor3() = default;
+    explicit Tensor3(const Matrix& matrix) {
+      for (const auto a : c10::irange(3)) {
+        S row[3], column[3];
+        for (const auto b : c10::irange(3)) {
+          row[b] = S(matrix[3 * a + b]);
+          column[b] = S(matrix[3 * b + a]);
+        }
+        rows[a] = vector(row);
+        columns[a] = vector(column);
+      }
+    }
+  };
+
+  T mean() const { return T(1) / T(members); }
+  T sigma_mean() const { return T(1) / T(std::max<int64_t>(sigma_members, 1)); }
+  T spread() const { return T(1) / (T(members) - ddof); }
+
+  Sums collect(bool with_pairs) const {
+    const int64_t chunks = (graph.atoms + kChunk - 1) / kChunk;
+    Sums sums{std::vector<Vector>(graph.atoms * members, Vector{}),
+              std::vector<Vector>(graph.atoms * sigma_members, Vector{}),
+              std::vector<S>(local && with_pairs ? 6 * graph.atoms : 0, S(0)),
+              std::vector<Matrix>(structures * members)};
+    struct Run {  // consecutive atoms of one structure
+      int64_t structure;
+      std::vector<Matrix> virial;
+    };
+    std::vector<std::vector<Run>> runs(chunks);
+    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kChunk,
+                    last = std::min(graph.atoms, end * kChunk);  // this thread's atoms
+      for (int64_t from = 0; from < graph.atoms; from += Graph::kBlock) {
+        const bool mine = from >= first && from < last;
+        if (!mine && !graph.has_neighbours(from / Graph::kBlock, first, last)) continue;
+        for (int64_t i = from; i < std::min(graph.atoms, from + Graph::kBlock); ++i) {
+          Matrix* virial = nullptr;
+          if (mine) {
+            auto& chunk = runs[i / kChunk];
+            if (chunk.empty() || chunk.back().structure != batch[i]) {
+              chunk.push_back({batch[i], std::vector<Matrix>(members)});
+            }
+            virial = chunk.back().virial.data();
+          }
+          visit(i, first, last, virial, sums);
+        }
+      }
+    });
+    for (const auto& chunk : runs) {
+      for (const auto& run : chunk) {
+        for (const auto k : c10::irange(members)) {
+          Matrix& total = sums.virial[run.structure * members + k];
+          for (const auto c : c10::irange(9)) total[c] += run.virial[k][c];
+        }
+      }
+    }
+    return sums;
+  }
+
+  // Adds the edges of centre i to the sums of those ends that lie in [first, last).
+  void visit(int64_t i, int64_t first, int64_t last, Matrix* virial, Sums& sums) const {
+    for (const auto k : c10::irange(members)) {
+      if (!virial) {
+        add_edges<false>(i, first, last, {grad_energy, k, members}, sums.force.data(), nullptr);
+        continue;
+      }
+      Vector w[3] = {};
+      add_edges<true>(i, first, last, {grad_energy, k, members}, sums.force.data(), w);
+      for (const auto a : c10::irange(9)) virial[k][a] -= Wide(at(w[a / 3], a % 3));
+    }
+    for (const auto k : c10::irange(sigma_members)) {
+      if (local) {
+        add_pairs(i, first, last, k, sums);
+      } else {
+        add_edges<false>(i, first, last, {grad_sigma, k, sigma_members}, sums.sigma.data(), nullptr);
+      }
+    }
+  }
+
+  struct Member {
+    View gradient;
+    int64_t k, of;
+  };
+
+  // Also w[a] += r_a g, where wanted.
+  template <bool with_virial>
+  void add_edges(int64_t i, int64_t first, int64_t last, Member member, Vector* sums, Vector* w) const {
+    const int64_t row = member.k * graph.edges;
+    Vector sum{}, virial[3] = {};
+    for (int64_t position = graph.start[i], end = graph.start[i + 1]; position < end; ++position) {
+      const int64_t e = graph.edge(position), j = graph.neighbour[e];
+      const Vector g = member.gradient[row + e];
+      sum += g;
+      if (j >= first && j < last) sums[j * member.of + member.k] -= g;
+      if constexpr (with_virial) {
+        const Vector r = edge_vec[e];
+        for (int a = 0; a < 3; ++a) virial[a] += broadcast(at(r, a)) * g;
+      }
+    }
+    if (i >= first && i < last) sums[i * member.of + member.k] += sum;
+    if constexpr (with_virial) std::copy_n(virial, 3, w);
+  }
+
+  void add_pairs(int64_t i, int64_t first, int64_t last, int64_t k, Sums& sums) const {
+    Vector sum{};
+    for_each_pair(i, k, [&](int64_t j, int64_t, int64_t, const Vector& a) {
+      if (j == i) return;
+      sum += a;
+      if (j < first || j >= last || sums.pairs.empty()) return;
+      S x[3];
+      unpack(a, x);
+      add_outer(&sums.pairs[6 * j], sigma_mean(), x);
+    });
+    if (i >= first && i < last) sums.sigma[i * sigma_members + k] = sum;
+  }
+
+  // Calls use(j, begin, end, sum of member k's grad_sigma) for each neighbour j of centre i and the positions
+  // of its images.
+  template <typename Use>
+  void for_each_pair(int64_t i, int64_t k, Use use) const {
+    for (int64_t begin = graph.start[i], end; begin < graph.start[i + 1]; begin = end) {
+      const int64_t j = graph.neighbour[graph.edge(begin)];
+      Vector a{};
+      for (end = begin; end < graph.start[i + 1] && graph.neighbour[graph.edge(end)] == j; ++end) {
+        a += grad_sigma[k * graph.edges + graph.edge(end)];
+      }
+      use(j, begin, end, a);
+    }
+  }
+
+  // The mean over the members' forces on an atom.
+  Vector average_of(const Vector* force) const {
+    Vector sum{};
+    for (const auto k : c10::irange(members)) sum += force[k];
+    S average[3];
+    for (const auto a : c10::irange(3)) average[a] = mean() * at(sum, a);
+    return vector(average);
+  }
+
+  static void unpack(const Vector& a, S* x) {
+    for (const auto i : c10::irange(3)) x[i] = at(a, i);
+  }
+
+  // In place: the members' virials become the adjoints of their sums of r x g.
+  void virial_adjoints(const CotangentPointers<T>& c, std::vector<Matrix>& virials) const {
+    for (const auto b : c10::irange(structures)) {
+      for (const auto a : c10::irange(9)) {
+        Wide average(0);
+        for (const auto k : c10::irange(members)) average += virials[b * members + k][a];
+        average = (1.0 / double(members)) * average;
+        for (const auto k : c10::irange(members)) {
+          Wide& virial = virials[b * members + k][a];
+          const Wide deviation = virial - average;
+          virial = Wide(-double(mean()) * double(c.virial[9 * b + a])) -
+                   (2.0 * double(spread()) * double(c.virial_variance[9 * b + a])) * deviation;
+        }
+      }
+    }
+  }
+
+  // The gradients of edge e from the adjoints.
+  void distribute(int64_t e, const Sums& adjoints, const Tensor3* virial,
+                  const GradientPointers<T>& out) const {
+    const int64_t i = graph.centre[e], j = graph.neighbour[e];
+    const Vector r = edge_vec[e];
+    Vector edge_vec_adjoint{};
+    for (const auto k : c10::irange(members)) {
+      const int64_t row = k * graph.edges + e;
+      const Vector g = grad_energy[row];
+      Vector adjoint = adjoints.force[i * members + k] - adjoints.force[j * members + k];
+      for (int a = 0; a < 3; ++a) {
+        adjoint += broadcast(at(r, a)) * virial[k].rows[a];
+        edge_vec_adjoint += broadcast(at(g, a)) * virial[k].columns[a];
+      }
+      store(stored(adjoint), out.grad_energy + 3 * row);
+    }
+    store(stored(edge_vec_adjoint), out.edge_vec + 3 * e);
+    for (const auto k : c10::irange(local ? 0 : sigma_members)) {
+      const Vector adjoint = adjoints.sigma[i * sigma_members + k] - adjoints.sigma[j * sigma_members + k];
+      store(stored(adjoint), out.grad_sigma + 3 * (k * graph.edges + e));
+    }
+  }
+
+  // Local: those of member k's grad_sigma on the edges of centre i.
+  void distribute_pairs(int64_t i, int64_t k, const Sums& adjoints, const CotangentPointers<T>& c,
+                        const GradientPointers<T>& out) const {
+    for_each_pair(i, k, [&](int64_t j, int64_t begin, int64_t end, const Vector& sum) {
+      S a[3], adjoint[3] = {S(0), S(0), S(0)};
+      if (j != i) {
+        unpack(sum, a);
+        unpack(adjoints.sigma[i * sigma_members + k], adjoint);
+        add_outer_adjoint(adjoint, sigma_mean(), c.aleatoric + 6 * j, a);
+      }
+      for (const auto position : c10::irange(begin, end)) {
+        store(stored(vector(adjoint)), out.grad_sigma + 3 * (k * graph.edges + graph.edge(position)));
+      }
+    });
+  }
+};
+
+}  // namespace uqforce::force_variance
