@@ -5,8 +5,8 @@
 // off-diagonal cotangents halved, since each stands for two entries of the matrix.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 namespace uqforce::force_variance {
 
@@ -20,18 +20,21 @@ struct Four {
 
   Four() = default;
   explicit Four(T x) {
-    for (Register& part : r) part = Register{} + x;
+    for (Register& part : r) {
+      if constexpr (lanes == 4) {
+        part = Register{x, x, x, x};
+      } else {
+        part = Register{x, x};
+      }
+    }
   }
   Four(T x, T y, T z) {
-    const T xyz[4] = {x, y, z, T(0)};
-    for (int i = 0; i < 4; ++i) r[i / lanes][i % lanes] = xyz[i];
-  }
-  // Reads four numbers.
-  static Four load(const T* p) {
-    typedef Register Unaligned __attribute__((aligned(sizeof(T)), may_alias));
-    Four a;
-    for (int i = 0; i < registers; ++i) a.r[i] = *reinterpret_cast<const Unaligned*>(p + i * lanes);
-    return a;
+    if constexpr (registers == 1) {
+      r[0] = Register{x, y, z, T(0)};
+    } else {
+      r[0] = Register{x, y};
+      r[1] = Register{z, T(0)};
+    }
   }
   T operator[](int i) const { return r[i / lanes][i % lanes]; }
 
@@ -83,11 +86,10 @@ T stored(Dual<T> x) {
 template <typename T>
 struct Rows {
   const T* values;
-  int64_t numbers;
 
   Four<T> operator[](int64_t row) const {
     const T* p = values + 3 * row;
-    return 3 * row + 4 <= numbers ? Four<T>::load(p) : Four<T>(p[0], p[1], p[2]);
+    return {p[0], p[1], p[2]};
   }
 };
 
@@ -143,7 +145,7 @@ Dual<Four<T>> vector(const Dual<T>* x) {
 // Writes the three components.
 template <typename T>
 void store(const Four<T>& a, T* row) {
-  for (int i = 0; i < 3; ++i) row[i] = a[i];
+  std::memcpy(row, a.r, 3 * sizeof(T));
 }
 
 // block += weight x x^T

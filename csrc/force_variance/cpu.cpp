@@ -11,7 +11,7 @@ namespace {
 
 template <typename T>
 Rows<T> rows(const Tensor& tensor) {
-  return {tensor.const_data_ptr<T>(), tensor.numel()};
+  return {tensor.const_data_ptr<T>()};
 }
 
 struct Contiguous {

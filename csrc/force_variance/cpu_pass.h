@@ -113,16 +113,25 @@ class Pass {
         }
       }
     });
+    std::vector<Weight> weights(local ? graph.atoms : 0);
+    for (const auto i : c10::irange(weights.size())) weights[i] = Weight(sigma_mean(), c.aleatoric + 6 * i);
     virial_adjoints(c, sums.virial);
     std::vector<Tensor3> virial(structures * members);
     for (const auto b : c10::irange(structures * members)) virial[b] = Tensor3(sums.virial[b]);
     at::parallel_for(0, graph.atoms, kChunk, [&](int64_t begin, int64_t end) {
+      std::vector<Vector> to_edge_vec;
       for (const auto i : c10::irange(begin, end)) {
-        const Tensor3* of_structure = &virial[batch[i] * members];
-        for (const auto position : c10::irange(graph.start[i], graph.start[i + 1])) {
-          distribute(graph.edge(position), sums, of_structure, out);
+        to_edge_vec.assign(graph.start[i + 1] - graph.start[i], Vector{});
+        for (const auto k : c10::irange(members)) {
+          distribute(i, k, sums.force, virial[batch[i] * members + k], to_edge_vec.data(), out);
         }
-        for (const auto k : c10::irange(local ? sigma_members : 0)) distribute_pairs(i, k, sums, c, out);
+        for (const auto position : c10::irange(graph.start[i], graph.start[i + 1])) {
+          const Vector& sum = to_edge_vec[position - graph.start[i]];
+          store(stored(sum), out.edge_vec + 3 * graph.edge(position));
+        }
+        for (const auto k : c10::irange(sigma_members)) {
+          local ? distribute_pairs(i, k, sums, weights, out) : distribute(i, k, sums.sigma, out);
+        }
       }
     });
   }
@@ -134,6 +143,17 @@ class Pass {
     std::vector<Vector> sigma;   // the same of grad_sigma; local: over the edges to other atoms
     std::vector<S> pairs;        // local: [atoms, 6], the blocks of the ordered pairs that end at the atom
     std::vector<Matrix> virial;  // [structures, members], -sum of r x g
+  };
+
+  // The matrix that makes the adjoint of a vector x from x where a block collects weight x x^T: weight * 2 C.
+  struct Weight {
+    Four<T> columns[3];
+
+    Weight() = default;
+    Weight(T weight, const T* c)
+        : columns{{weight * 2 * c[0], weight * c[5], weight * c[4]},
+                  {weight * c[5], weight * 2 * c[1], weight * c[3]},
+                  {weight * c[4], weight * c[3], weight * 2 * c[2]}} {}
   };
 
   // A matrix by its rows and by its columns.
@@ -300,41 +320,47 @@ class Pass {
     }
   }
 
-  // The gradients of edge e from the adjoints.
-  void distribute(int64_t e, const Sums& adjoints, const Tensor3* virial,
-                  const GradientPointers<T>& out) const {
-    const int64_t i = graph.centre[e], j = graph.neighbour[e];
-    const Vector r = edge_vec[e];
-    Vector edge_vec_adjoint{};
-    for (const auto k : c10::irange(members)) {
-      const int64_t row = k * graph.edges + e;
-      const Vector g = grad_energy[row];
-      Vector adjoint = adjoints.force[i * members + k] - adjoints.force[j * members + k];
+  // The gradients of member k's grad_energy, and what it adds to those of edge_vec, on the edges of centre i.
+  void distribute(int64_t i, int64_t k, const std::vector<Vector>& adjoints, const Tensor3& virial,
+                  Vector* to_edge_vec, const GradientPointers<T>& out) const {
+    const Vector of_centre = adjoints[i * members + k];
+    const Tensor3 w = virial;
+    for (int64_t position = graph.start[i]; position < graph.start[i + 1]; ++position) {
+      const int64_t e = graph.edge(position), row = k * graph.edges + e;
+      const Vector r = edge_vec[e], g = grad_energy[row];
+      Vector adjoint = of_centre - adjoints[graph.neighbour[e] * members + k];
       for (int a = 0; a < 3; ++a) {
-        adjoint += broadcast(at(r, a)) * virial[k].rows[a];
-        edge_vec_adjoint += broadcast(at(g, a)) * virial[k].columns[a];
+        adjoint += broadcast(at(r, a)) * w.rows[a];
+        *to_edge_vec += broadcast(at(g, a)) * w.columns[a];
       }
+      ++to_edge_vec;
       store(stored(adjoint), out.grad_energy + 3 * row);
     }
-    store(stored(edge_vec_adjoint), out.edge_vec + 3 * e);
-    for (const auto k : c10::irange(local ? 0 : sigma_members)) {
-      const Vector adjoint = adjoints.sigma[i * sigma_members + k] - adjoints.sigma[j * sigma_members + k];
+  }
+
+  // Those of member k's grad_sigma.
+  void distribute(int64_t i, int64_t k, const std::vector<Vector>& adjoints,
+                  const GradientPointers<T>& out) const {
+    const Vector of_centre = adjoints[i * sigma_members + k];
+    for (int64_t position = graph.start[i]; position < graph.start[i + 1]; ++position) {
+      const int64_t e = graph.edge(position);
+      const Vector adjoint = of_centre - adjoints[graph.neighbour[e] * sigma_members + k];
       store(stored(adjoint), out.grad_sigma + 3 * (k * graph.edges + e));
     }
   }
 
   // Local: those of member k's grad_sigma on the edges of centre i.
-  void distribute_pairs(int64_t i, int64_t k, const Sums& adjoints, const CotangentPointers<T>& c,
+  void distribute_pairs(int64_t i, int64_t k, const Sums& adjoints, const std::vector<Weight>& weights,
                         const GradientPointers<T>& out) const {
+    const Vector of_centre = adjoints.sigma[i * sigma_members + k];
     for_each_pair(i, k, [&](int64_t j, int64_t begin, int64_t end, const Vector& sum) {
-      S a[3], adjoint[3] = {S(0), S(0), S(0)};
+      Vector adjoint{};
       if (j != i) {
-        unpack(sum, a);
-        unpack(adjoints.sigma[i * sigma_members + k], adjoint);
-        add_outer_adjoint(adjoint, sigma_mean(), c.aleatoric + 6 * j, a);
+        adjoint = of_centre;
+        for (int a = 0; a < 3; ++a) adjoint += weights[j].columns[a] * broadcast(at(sum, a));
       }
       for (const auto position : c10::irange(begin, end)) {
-        store(stored(vector(adjoint)), out.grad_sigma + 3 * (k * graph.edges + graph.edge(position)));
+        store(stored(adjoint), out.grad_sigma + 3 * (k * graph.edges + graph.edge(position)));
       }
     });
   }

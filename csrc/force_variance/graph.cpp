@@ -13,17 +13,13 @@ namespace uqforce::force_variance {
 namespace {
 
 constexpr int64_t kGrain = 16384;  // edges
+constexpr int64_t kStride = 8;     // edges of one centre that are skipped at once
 
 void check_atoms(const int64_t* atom, int64_t edges, int64_t atoms) {
-  at::parallel_for(0, edges, kGrain, [&](int64_t begin, int64_t end) {
-    int64_t outside = 0;  // negative where an index or its distance from the last one is
-    for (int64_t e = begin; e < end; ++e) outside |= atom[e] | (atoms - 1 - atom[e]);
-    if (outside >= 0) return;
-    for (int64_t e = begin; e < end; ++e) {
-      TORCH_CHECK_VALUE(atom[e] >= 0 && atom[e] < atoms, "edge_index holds atom ", atom[e], " at edge ", e,
-                        ", but there are ", atoms, " atoms");
-    }
-  });
+  for (const auto e : c10::irange(edges)) {
+    TORCH_CHECK_VALUE(atom[e] >= 0 && atom[e] < atoms, "edge_index holds atom ", atom[e], " at edge ", e,
+                      ", but there are ", atoms, " atoms");
+  }
 }
 
 bool is_sorted(const int64_t* centre, const int64_t* neighbour, int64_t edges, bool by_pair) {
@@ -53,19 +49,23 @@ void sort_by(const int64_t* keys, int64_t atoms, std::vector<int64_t>& order) {
 
 Graph::Graph(const int64_t* centre, const int64_t* neighbour, int64_t atoms, int64_t edges, bool by_pair)
     : centre(centre), neighbour(neighbour), atoms(atoms), edges(edges), start(atoms + 1, edges) {
-  check_atoms(centre, edges, atoms);
-  check_atoms(neighbour, edges, atoms);
   if (!is_sorted(centre, neighbour, edges, by_pair)) {
+    check_atoms(centre, edges, atoms);
+    check_atoms(neighbour, edges, atoms);
     order.resize(edges);
     std::iota(order.begin(), order.end(), 0);
     if (by_pair) sort_by(neighbour, atoms, order);
     sort_by(centre, atoms, order);
+  } else if (edges > 0 && (centre[0] < 0 || centre[edges - 1] >= atoms)) {
+    check_atoms(centre, edges, atoms);
   }
   at::parallel_for(0, edges, kGrain, [&](int64_t begin, int64_t end) {
     int64_t last = begin == 0 ? -1 : centre[edge(begin - 1)];
-    for (int64_t position = begin; position < end; ++position) {
+    for (int64_t position = begin; position < end;) {
       const int64_t i = centre[edge(position)];
       while (last < i) start[++last] = position;
+      ++position;
+      while (position + kStride < end && centre[edge(position + kStride)] == i) position += kStride;
     }
   });
 
@@ -80,6 +80,7 @@ Graph::Graph(const int64_t* centre, const int64_t* neighbour, int64_t atoms, int
         low = std::min(low, neighbour[edge(position)]);
         high = std::max(high, neighbour[edge(position)]);
       }
+      if (low < 0 || high >= atoms) check_atoms(neighbour, edges, atoms);
       lowest_[block] = low;
       highest_[block] = high;
     }

@@ -2,8 +2,10 @@
 
 import math
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from uqforce.ops import ForceVariance, force_variance
@@ -253,6 +255,58 @@ def test_bitwise_the_same(mode, device, dtype):
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     # The derivatives contain torch's own sums of the results, which depend on the number of threads.
     assert all(torch.equal(a, b) for a, b in zip(first[:9], two[:9]))
+
+
+def sorted_edges(case: dict, by_neighbour: bool) -> dict:
+    """The same edges in the order of their centres, or of their centres and neighbours."""
+    centre, neighbour = case["edge_index"]
+    order = torch.argsort(centre * len(case["batch"]) + neighbour * by_neighbour, stable=True)
+    rows = {name: case[name][:, order] for name in ("edge_index", "grad_energy", "grad_sigma")}
+    return {**case, **rows, "edge_vec": case["edge_vec"][order]}
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    seed=st.integers(0, 2**32 - 1),
+    atoms=st.integers(1, 400),
+    edges=st.integers(0, 900),
+    members=st.integers(1, 4),
+    structures=st.integers(1, 3),
+    mode=st.sampled_from(["total", "local"]),
+    order=st.sampled_from(["none", "centre", "pair"]),
+)
+def test_any_edges_equal_the_reference(seed, atoms, edges, members, structures, mode, order):
+    case = random_case(atoms, edges, members, structures, mode, seed=seed)
+    case["gamma"] = case["gamma"][:, :1]  # [members, 1]: never ambiguous
+    case = case if order == "none" else sorted_edges(case, order == "pair")
+    assert_equals_reference(case, 1e-11)
+
+
+@MODES
+def test_derivatives_are_bitwise_the_same_for_any_number_of_threads(mode, device, dtype):
+    case = sorted_edges(random_case(1500, 12_000, 3, 4, mode, device, dtype), by_neighbour=True)
+    # Neighbours near and far, so that some blocks of atoms meet other threads' and some do not.
+    centre, neighbour = case["edge_index"]
+    case["edge_index"] = torch.stack([centre, torch.where(neighbour % 5 > 0, centre, neighbour)])
+    inputs = [case[name] for name in ("edge_index", "edge_vec", "grad_energy", "grad_sigma", "batch")]
+    inputs += [case["num_structures"], mode == "local", 1]
+    generator = torch.Generator().manual_seed(1)
+
+    def like(tensors) -> list[Tensor]:
+        return [torch.randn(t.shape, generator=generator, dtype=DOUBLE).to(device, dtype) for t in tensors]
+
+    ops = torch.ops.uqforce
+    cotangents, directions = like(ops.force_variance(*inputs)), like(inputs[1:4])
+    threads = torch.get_num_threads()
+    results = []
+    for number in (1, 2, 3, 5):
+        torch.set_num_threads(number)
+        first = ops.force_variance_backward(*inputs, *cotangents)
+        second = ops.force_variance_double_backward(*inputs, *cotangents, *directions)
+        results.append([*first, *second])
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
 # A small system with an energy and per-atom standard deviations, in a cell or not.
