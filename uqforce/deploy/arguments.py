@@ -62,7 +62,7 @@ def md_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--halt-{name}", type=limit, metavar="LIMIT", help=f"stop when the {meaning} is above")
         add(f"--collect-{name}", type=limit, metavar="LIMIT", help="keep records above, for labelling")
     add("--device", default="auto", help="auto (default), cpu or cuda")
-    add("--skin", type=float, default=0.5, help="of the neighbour list, A (0.5)")
+    add("--skin", type=float, default=0.0, help="of the neighbour list, A (0: a new list every step)")
 
 
 def limit(text: str) -> float | str:
