@@ -1,10 +1,10 @@
 #!/bin/sh
 # The op tests with a library built under sanitizers: tests/sanitize/run.sh address|thread [pytest's arguments]
 #
-# address: AddressSanitizer and UndefinedBehaviorSanitizer, one thread and every instruction set that the tests
-# ask for; leaks are not looked for, Python leaves its own behind. thread: ThreadSanitizer with 2 threads.
-# Python and torch are not instrumented. Needs cmake, g++ and what the tests need; PYTHON names the interpreter.
-# Builds in build/sanitize-*, beside a copy of the package made of links, so that nothing else is touched.
+# address: AddressSanitizer and UndefinedBehaviorSanitizer, one thread; leaks are not looked for, Python leaves its
+# own behind. thread: ThreadSanitizer, 2 threads. The kernels are those of UQFORCE_ISA (baseline, avx2, avx512;
+# default baseline); Python and torch are not instrumented. Needs cmake, g++ and what the tests need; PYTHON names
+# the interpreter. Builds in build/sanitize-*, beside a copy of the package made of links: nothing else is touched.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -12,7 +12,6 @@ python=${PYTHON:-python}
 case "${1:-}" in
   address)
     sanitizer=address,undefined runtimes="asan ubsan"
-    # A jump to an address in a library's constructor table is no allocation of ours.
     export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1:strict_init_order=1"
     export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1" OMP_NUM_THREADS=1
     ;;
@@ -25,12 +24,14 @@ case "${1:-}" in
     exit 2
     ;;
 esac
-build=$root/build/sanitize-$1
+export UQFORCE_ISA="${UQFORCE_ISA:-baseline}"
+build=$root/build/sanitize-$1-$UQFORCE_ISA
+mkdir -p "$root/build"
 shift
 
 prefix=$("$python" -c "import torch; print(torch.utils.cmake_prefix_path)")
 launcher=$(command -v ccache || true)
-cmake -S "$root/tests/sanitize" -B "$build" -DSANITIZER=$sanitizer -DCMAKE_BUILD_TYPE=Release \
+cmake -S "$root/tests/sanitize" -B "$build" -DSANITIZER=$sanitizer -DISA="$UQFORCE_ISA" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_CXX_COMPILER_LAUNCHER="$launcher" >"$build.log"
 cmake --build "$build" --parallel "${MAX_JOBS:-2}"
 
