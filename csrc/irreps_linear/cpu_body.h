@@ -44,23 +44,27 @@ UQFORCE_INLINE void tile(const T* const* a, const T* matrix, int64_t stride, T* 
   }
 }
 
+// n vectors of columns, the last of `channels`, for all rows.
+template <typename T, int n>
+void columns(const T* const* a, const T* matrix, T* const* out, int64_t rows, int64_t k, int64_t stride,
+             int64_t column, int64_t channels) {
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    tile<T, kRows, n>(a + r, matrix, stride, out + r, k, column, channels);
+  for (; r < rows; ++r) tile<T, 1, n>(a + r, matrix, stride, out + r, k, column, channels);
+}
+
 template <typename T>
 void matmul(const T* const* a, const T* matrix, T* const* out, int64_t rows, int64_t k, int64_t n) {
-  constexpr int lanes = Simd<T>::lanes, wide = UQFORCE_REGISTERS == 32 ? 4 : 2;
-  for (int64_t column = 0; column < n;) {
-    const int64_t left = n - column;
-    const bool whole = left >= wide * lanes;
-    const int64_t channels = whole ? lanes : left < lanes ? left : lanes;
-    int64_t r = 0;
-    if (whole) {
-      for (; r + kRows <= rows; r += kRows) tile<T, kRows, wide>(a + r, matrix, n, out + r, k, column, lanes);
-      for (; r < rows; ++r) tile<T, 1, wide>(a + r, matrix, n, out + r, k, column, lanes);
-    } else {
-      for (; r + kRows <= rows; r += kRows) tile<T, kRows, 1>(a + r, matrix, n, out + r, k, column, channels);
-      for (; r < rows; ++r) tile<T, 1, 1>(a + r, matrix, n, out + r, k, column, channels);
-    }
-    column += whole ? wide * lanes : channels;
-  }
+  constexpr int64_t lanes = Simd<T>::lanes, wide = UQFORCE_REGISTERS == 32 ? 4 : 2;
+  int64_t column = 0;
+  for (; column + wide * lanes <= n; column += wide * lanes)
+    columns<T, wide>(a, matrix, out, rows, k, n, column, lanes);
+  const int64_t left = n - column, vectors = (left + lanes - 1) / lanes, last = left - (vectors - 1) * lanes;
+  if (vectors == 1) columns<T, 1>(a, matrix, out, rows, k, n, column, last);
+  if (vectors == 2) columns<T, 2>(a, matrix, out, rows, k, n, column, last);
+  if (vectors == 3) columns<T, 3>(a, matrix, out, rows, k, n, column, last);
+  if (vectors == 4) columns<T, 4>(a, matrix, out, rows, k, n, column, last);
 }
 
 }  // namespace
