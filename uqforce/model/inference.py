@@ -212,7 +212,7 @@ class InferencePotential(nn.Module):
         self.register_buffer("type_embedding", network.type_embedding.detach())
         self.scale_shift = network.scale_shift
         self.zbl = network.zbl
-        self.mixture = exact.mixture
+        self.mixture = copy.deepcopy(potential.mixture).eval()
         self.variance_head = exact.variance_head
         self.register_buffer("cutoffs", cutoffs)
         self.eval()
