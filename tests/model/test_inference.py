@@ -81,8 +81,8 @@ def test_tabulation_says_what_it_costs():
     assert all(a < b for a, b in zip(rough.tabulation["intervals"], fine.tabulation["intervals"]))
     for found in (rough.tabulation, fine.tabulation):
         assert max(found["weights_error"]) <= found["tolerance"]
-        assert 0 < found["energy_error"] < 10 * found["tolerance"]
-        assert 0 < found["forces_error"] < 100 * found["tolerance"]
+        assert 0 < found["energy_error"] <= found["tolerance"]
+        assert 0 < found["forces_error"] <= found["tolerance"]
     with pytest.raises(ValueError, match="layer 0: 1024 intervals leave an error of"):
         InferencePotential(potential, 1e-18)
 
@@ -104,8 +104,9 @@ def test_mixture_and_no_gradients_are_kept():
     )
     system = random_system([5], True)
     want = evaluate(potential, system)
+    inference = InferencePotential(potential)
     with torch.no_grad():
-        got = evaluate(InferencePotential(potential), system)
+        got = evaluate(inference, system)
     assert not any(tensor.requires_grad for tensor in got)
     torch.testing.assert_close(got.nll, want.nll)
 

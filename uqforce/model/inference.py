@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uqforce.model.interaction import Interaction
 from uqforce.model.linear import match_irreps
+from uqforce.model.network import Network
 from uqforce.model.potential import Potential, Prediction, derived, sum_by_structure
 from uqforce.model.sample import sample_structure
 from uqforce.ops import LinearSpec, radial_table
@@ -75,18 +76,17 @@ class InferenceInteraction(nn.Module):
 
     Args:
         layer: float64; the same maps, merged where they are linear.
-        table: of `radial_table`.
         type_embedding: [T, V].
         cutoffs: [T, T], A.
         first: the layer's input is the type embedding: its messages are a function of the type alone.
+
+    `table`, of `radial_table`, is still to be given.
     """
 
     conv_spec: list[int]
     linear_spec: list[int]
 
-    def __init__(
-        self, layer: Interaction, table: Tensor, type_embedding: Tensor, cutoffs: Tensor, first: bool
-    ) -> None:
+    def __init__(self, layer: Interaction, type_embedding: Tensor, cutoffs: Tensor, first: bool) -> None:
         super().__init__()
         irreps_in, irreps_mid, irreps_out = layer.irreps_in, layer.conv.irreps_out, layer.gate.irreps_in
         linear_in = _scaled(layer.linear_in.weight, irreps_in, irreps_in) * _common(layer.neighbor_norm)
@@ -102,7 +102,7 @@ class InferenceInteraction(nn.Module):
         self.conv_spec, self.linear_spec = layer.spec, maps.flat
         self.register_buffer("linear", maps.weight[0])
         self.register_buffer("linear_transposed", maps.weight_transposed[0])
-        self.register_buffer("table", table)
+        self.register_buffer("table", cutoffs.new_zeros(0))
         self.register_buffer("cutoffs", cutoffs)
         self.self_connection = None
         if layer.self_connection is not None:
@@ -156,6 +156,28 @@ class InferenceInteraction(nn.Module):
         return of_x, of_edges
 
 
+def _relative(difference: Tensor, values: Tensor) -> float:
+    """Largest difference over the root mean square of the values."""
+    return (difference.abs().max() / values.square().mean().sqrt().clamp(min=1e-300)).item()
+
+
+def radial_table_to(tolerance: float, network: Network, k: int) -> tuple[Tensor, int, float]:
+    """Table of layer k's radial network with an error of at most `tolerance`, its intervals and error.
+
+    Raises:
+        ValueError: `INTERVALS[-1]` intervals are too few.
+    """
+    layer, embedding = network.layers[k], network.edge_embedding
+    for intervals in INTERVALS:
+        table, error = radial_table(lambda x: layer.radial(embedding.basis(x)), layer.conv, intervals)
+        if error <= tolerance:
+            return table, intervals, error
+    raise ValueError(
+        f"layer {k}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
+        f"{tolerance:.1e}: allow a larger tolerance"
+    )
+
+
 class InferencePotential(nn.Module):
     """The inference form of a `Potential`: the same arguments, the same `Prediction`, constants for weights.
 
@@ -164,13 +186,13 @@ class InferencePotential(nn.Module):
 
     Args:
         potential: left as it is.
-        tolerance: error of the tabulated weights at any length, relative to their root mean square;
-            default `TOLERANCE`.
+        tolerance: error allowed to the tabulated weights at any length, relative to their root mean square,
+            and to energies and forces of two structures of 27 atoms (`tabulation`); default `TOLERANCE`.
 
     Attributes:
         tabulation: what the tables are and cost, plain JSON values: "tolerance", for each layer "intervals"
-            and "weights_error", and on two structures of 27 atoms "energy_error" and "forces_error", the
-            largest of an atom's energy or force component over the root mean square.
+            and "weights_error", and in float64 "energy_error" and "forces_error", the largest of an atom's
+            energy or force component over the root mean square.
 
     Raises:
         ValueError: no table of up to `INTERVALS[-1]` intervals reaches the tolerance.
@@ -182,29 +204,14 @@ class InferencePotential(nn.Module):
         tolerance = TOLERANCE[config.dtype] if tolerance is None else tolerance
         exact = copy.deepcopy(potential).cpu().double().requires_grad_(False)
         exact.network.dtype = torch.float64
-        network, embedding = exact.network, exact.network.edge_embedding
+        network = exact.network
         self.config, self.card = config, potential.card
-        self.tabulation: dict = {"tolerance": tolerance, "intervals": [], "weights_error": []}
         cutoffs = torch.tensor(config.cutoff_table(), dtype=torch.float64)
         self.dtype = torch.float64
-        layers = []
-        for k, layer in enumerate(network.layers):
-
-            def radial(x: Tensor, layer: Interaction = layer) -> Tensor:
-                return layer.radial(embedding.basis(x))
-
-            for intervals in INTERVALS:
-                table, error = radial_table(radial, layer.conv, intervals)
-                if error <= tolerance:
-                    break
-            else:
-                raise ValueError(
-                    f"layer {k}: {INTERVALS[-1]} intervals leave an error of {error:.1e} in the tabulated "
-                    f"weights, above {tolerance:.1e}: allow a larger tolerance"
-                )
-            self.tabulation["intervals"].append(intervals)
-            self.tabulation["weights_error"].append(error)
-            layers.append(InferenceInteraction(layer, table, network.type_embedding, cutoffs, k == 0))
+        layers = [
+            InferenceInteraction(layer, network.type_embedding, cutoffs, k == 0)
+            for k, layer in enumerate(network.layers)
+        ]
         self.layers = nn.ModuleList(layers)
         # TorchScript goes through modules in their order only.
         self.layers_reversed = nn.ModuleList(reversed(layers))
@@ -212,12 +219,14 @@ class InferencePotential(nn.Module):
         self.register_buffer("type_embedding", network.type_embedding.detach())
         self.scale_shift = network.scale_shift
         self.zbl = network.zbl
-        self.mixture = copy.deepcopy(potential.mixture).eval()
+        self.mixture = exact.mixture
         self.variance_head = exact.variance_head
         self.register_buffer("cutoffs", cutoffs)
         self.eval()
-        self._compare(exact)
+        self.tabulation: dict = {"tolerance": tolerance}
+        self._tabulate(exact, tolerance)
 
+        self.mixture = copy.deepcopy(potential.mixture).eval()
         self.dtype = dtype = potential.network.dtype
         self.type_embedding = self.type_embedding.to(dtype)
         for module in (self.layers, self.readout):
@@ -227,17 +236,27 @@ class InferencePotential(nn.Module):
         self.to(next(potential.parameters()).device)
 
     @torch.jit.ignore
-    def _compare(self, exact: Potential) -> None:
-        """Errors of the tables alone: both in float64, largest ones over root mean squares."""
+    def _tabulate(self, exact: Potential, tolerance: float) -> None:
+        """Make the tables as fine as weights, energies and forces want them."""
         case = sample_structure(exact)
-        want, got = exact.eval()(*case), self(*case)
-        bound = want.energies - exact.network.scale_shift.shifts[case[2]]
-        for name, a, b, scale in (
-            ("energy_error", got.energies, want.energies, bound),
-            ("forces_error", got.forces, want.forces, want.forces),
-        ):
-            scale = scale.square().mean().sqrt().clamp(min=1e-300)
-            self.tabulation[name] = ((a - b).abs().max() / scale).item()
+        want = exact.eval()(*case)
+        energies = want.energies - exact.network.scale_shift.shifts[case[2]]
+        for_weights = tolerance
+        while True:
+            tables = [radial_table_to(for_weights, exact.network, k) for k in range(len(self.layers))]
+            for layer, (table, _, _) in zip(self.layers, tables):
+                layer.table = table
+            got = self(*case)
+            self.tabulation |= {
+                "intervals": [intervals for _, intervals, _ in tables],
+                "weights_error": [error for _, _, error in tables],
+                "energy_error": _relative(got.energies - want.energies, energies),
+                "forces_error": _relative(got.forces - want.forces, want.forces),
+            }
+            worst = max(self.tabulation["energy_error"], self.tabulation["forces_error"])
+            if worst <= tolerance:
+                return
+            for_weights *= 0.5 * tolerance / worst
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
