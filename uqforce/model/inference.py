@@ -19,8 +19,8 @@ from uqforce.model.potential import Potential, Prediction, derived, sum_by_struc
 from uqforce.model.sample import sample_structure
 from uqforce.ops import LinearSpec, radial_table
 
-# Intervals of the tables that are tried. The error falls with the sixth power of their number.
-INTERVALS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+# Intervals of the tables that are tried.
+INTERVALS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 """Default error of tabulated weights, relative to their root mean square, by the model's precision."""
 
@@ -168,10 +168,15 @@ def radial_table_to(tolerance: float, network: Network, k: int) -> tuple[Tensor,
         ValueError: `INTERVALS[-1]` intervals are too few.
     """
     layer, embedding = network.layers[k], network.edge_embedding
+    enough = 0.0
     for intervals in INTERVALS:
+        if intervals < enough:
+            continue
         table, error = radial_table(lambda x: layer.radial(embedding.basis(x)), layer.conv, intervals)
         if error <= tolerance:
             return table, intervals, error
+        if intervals >= 64:  # from here on the error falls with the sixth power
+            enough = 0.9 * intervals * (error / tolerance) ** (1 / 6)
     raise ValueError(
         f"layer {k}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
         f"{tolerance:.1e}: allow a larger tolerance"

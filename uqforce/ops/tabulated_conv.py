@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.interpolate import make_lsq_spline
 from torch import Tensor
 
 from uqforce.ops.tensor_product_conv import TensorProductSpec
-from uqforce.reference.tabulated_conv import b_splines
 
 
 def radial_table(
@@ -26,21 +27,21 @@ def radial_table(
         mean square of all weights.
     """
 
-    def points(shift: float) -> Tensor:
-        return (torch.arange(8 * intervals, dtype=torch.float64) + shift) / (8 * intervals)
+    def wanted(points: np.ndarray) -> np.ndarray:
+        return radial(torch.from_numpy(points)[:, None]).detach().numpy()
 
-    def wanted(x: Tensor) -> Tensor:
-        return radial(x[:, None]).detach().to(torch.float64)
-
-    at, between = points(0.5), points(0.0)[1:]
-    coefficients = torch.linalg.lstsq(
-        b_splines(at, intervals), wanted(at) / ((1 - at) ** 3)[:, None], driver="gels"
-    ).solution
-    found = b_splines(between, intervals) * ((1 - between) ** 3)[:, None] @ coefficients
+    at, between = (
+        (np.arange(8 * intervals) + 0.5) / (8 * intervals),
+        np.arange(1, 8 * intervals) / (8 * intervals),
+    )
+    knots = np.arange(-5, intervals + 6) / intervals
+    spline = make_lsq_spline(at, wanted(at) / (1 - at[:, None]) ** 3, knots, k=5)
     expected = wanted(between)
-    error = (found - expected).abs().max() / expected.square().mean().sqrt().clamp(min=1e-300)
+    difference = np.abs((1 - between[:, None]) ** 3 * spline(between) - expected).max()
+    error = difference / max(np.sqrt(np.square(expected).mean()), 1e-300)
+    coefficients = torch.from_numpy(spline.c)
     paths = [coefficients[:, p.weight_offset : p.weight_offset + p.mul].flatten() for p in spec.paths]
-    return torch.cat(paths), error.item()
+    return torch.cat(paths), float(error)
 
 
 def tabulated_conv(
