@@ -176,7 +176,7 @@ def radial_table_to(tolerance: float, network: Network, k: int) -> tuple[Tensor,
         if error <= tolerance:
             return table, intervals, error
         if intervals >= 64:  # from here on the error falls with the sixth power
-            enough = 0.9 * intervals * (error / tolerance) ** (1 / 6)
+            enough = min(0.9 * intervals * (error / tolerance) ** (1 / 6), INTERVALS[-1])
     raise ValueError(
         f"layer {k}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
         f"{tolerance:.1e}: allow a larger tolerance"
@@ -212,6 +212,8 @@ class InferencePotential(nn.Module):
         network = exact.network
         self.config, self.card = config, potential.card
         cutoffs = torch.tensor(config.cutoff_table(), dtype=torch.float64)
+        # not as rounded to the network's precision: the comparison is to see the tables alone
+        network.edge_embedding.inverse_cutoff = cutoffs.reciprocal().view(-1)
         self.dtype = torch.float64
         layers = [
             InferenceInteraction(layer, network.type_embedding, cutoffs, k == 0)
