@@ -100,23 +100,34 @@ struct Lanes<double> {
   UQFORCE_INLINE void store(double* p, Vector<double> v) const { _mm512_mask_storeu_pd(p, mask, v); }
 };
 #elif UQFORCE_VECTOR_BYTES == 32
+// Masked stores are slow on some processors: whole vectors are stored without.
 template <typename T>
 struct Lanes;
 template <>
 struct Lanes<float> {
+  bool whole;
   __m256i mask;
   UQFORCE_INLINE explicit Lanes(int64_t channels)
-      : mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(channels), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+      : whole(channels == 8),
+        mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(channels), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
   UQFORCE_INLINE Vector<float> load(const float* p) const { return _mm256_maskload_ps(p, mask); }
-  UQFORCE_INLINE void store(float* p, Vector<float> v) const { _mm256_maskstore_ps(p, mask, v); }
+  UQFORCE_INLINE void store(float* p, Vector<float> v) const {
+    if (whole) return conv::store(p, v);
+    _mm256_maskstore_ps(p, mask, v);
+  }
 };
 template <>
 struct Lanes<double> {
+  bool whole;
   __m256i mask;
   UQFORCE_INLINE explicit Lanes(int64_t channels)
-      : mask(_mm256_cmpgt_epi64(_mm256_set1_epi64x(channels), _mm256_setr_epi64x(0, 1, 2, 3))) {}
+      : whole(channels == 4),
+        mask(_mm256_cmpgt_epi64(_mm256_set1_epi64x(channels), _mm256_setr_epi64x(0, 1, 2, 3))) {}
   UQFORCE_INLINE Vector<double> load(const double* p) const { return _mm256_maskload_pd(p, mask); }
-  UQFORCE_INLINE void store(double* p, Vector<double> v) const { _mm256_maskstore_pd(p, mask, v); }
+  UQFORCE_INLINE void store(double* p, Vector<double> v) const {
+    if (whole) return conv::store(p, v);
+    _mm256_maskstore_pd(p, mask, v);
+  }
 };
 #else
 template <typename T>
