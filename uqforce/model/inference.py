@@ -240,7 +240,6 @@ class InferencePotential(nn.Module):
             module.to(dtype)
         if self.variance_head is not None:
             self.variance_head.mlp.to(dtype)
-        self.mixture = copy.deepcopy(potential.mixture)  # computes in the network's precision
         self.to(next(potential.parameters()).device)
 
     @torch.jit.ignore
