@@ -42,6 +42,10 @@ PYBIND11_MODULE(_C, m) {
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&)>::to(
       m, "edge_vectors", arg("positions"), arg("cell"), arg("edge_index"), arg("cell_shift"),
       arg("batch") = py::none());
+  Bind<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t)>::to(
+      m, "edge_embedding", arg("edge_vec"), arg("inverse_cutoff"), arg("l_max"));
+  Bind<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, at::IntArrayRef, bool)>::to(
+      m, "block_linear", arg("x"), arg("weight"), arg("types"), arg("spec"), arg("transposed") = false);
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&)>::to(m, "radial_interpolation", arg("table"),
                                                                 arg("slope"), arg("x"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(

@@ -30,6 +30,11 @@ CALLS = {
     "neighbor_list": (random(4, 3), CELL, PBC, 2.0, BATCH),
     "edge_vectors": (random(4, 3), CELL, EDGE_INDEX, SHIFT, None),
     "tensor_product_conv": (random(4, 5), random(E, 4), random(E, SPEC.weight_numel), EDGE_INDEX, SPEC.flat),
+    "edge_embedding": (random(6, 3), random(1).detach(), 2),
+    "block_linear": (
+        *(random(4, 5), random(1, 5), None),
+        *([5, 5, 5, 1, 1, 2, 2, 0, 0, 0, 3, 1, 1, 2, 2, 4], False),
+    ),
     "radial_interpolation": (random(9, 5), random(9, 5).detach(), random(4, 1)),
     "irreps_linear": (random(4, LINEAR.dim_in), random(1, LINEAR.weight_numel).detach(), None, LINEAR.flat),
     "tabulated_conv": (random(4, 5), *TABULATED),

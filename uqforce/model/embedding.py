@@ -3,7 +3,6 @@
 import math
 
 import torch
-from e3nn.o3 import Irreps, SphericalHarmonics
 from torch import Tensor, nn
 
 
@@ -43,9 +42,7 @@ class EdgeEmbedding(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.spherical_harmonics = SphericalHarmonics(
-            Irreps.spherical_harmonics(l_max), normalize=True, normalization="component"
-        )
+        self.l_max = l_max
         self.num_types = len(cutoffs)
         self.register_buffer("inverse_cutoff", torch.tensor(cutoffs, dtype=dtype).reciprocal().view(-1))
         self.single_cutoff = all(cutoff == r_max for row in cutoffs for cutoff in row)
@@ -55,14 +52,6 @@ class EdgeEmbedding(nn.Module):
         self.p = polynomial_cutoff_p
         # Not the normalisation of the Bessel functions, sqrt(2/r_max), but NequIP's, so that its weights fit.
         self.factor = 2.0 * math.pi / (r_max * r_max)
-
-    def scaled_length(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """Edge length over the cutoff of the edge's types, [E, 1]."""
-        length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
-        if self.single_cutoff:
-            return length * self.inverse_cutoff[0]
-        pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
-        return length * self.inverse_cutoff[pair].unsqueeze(1)
 
     def basis(self, x: Tensor) -> Tensor:
         """Radial basis [E, num_bessels] at scaled lengths x [E,1]."""
@@ -89,5 +78,10 @@ class EdgeEmbedding(nn.Module):
         edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels],
         scaled length [E,1].
         """
-        x = self.scaled_length(edge_vec, edge_index, atom_types)
-        return self.spherical_harmonics(edge_vec), self.basis(x), x
+        if self.single_cutoff:
+            inverse_cutoff = self.inverse_cutoff[:1]
+        else:
+            pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
+            inverse_cutoff = self.inverse_cutoff[pair]
+        edge_sh, x = torch.ops.uqforce.edge_embedding(edge_vec, inverse_cutoff, self.l_max)
+        return edge_sh, self.basis(x), x

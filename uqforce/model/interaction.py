@@ -1,13 +1,11 @@
 """One message-passing layer of NequIP."""
 
-import math
-
 import torch
 from e3nn.o3 import Irrep, Irreps
 from torch import Tensor, nn
 
 from uqforce.model.gate import Gate
-from uqforce.model.linear import Block, IrrepsLinear, ScalarMLP, match_irreps
+from uqforce.model.linear import IrrepsLinear, ScalarMLP, block_spec, match_irreps
 from uqforce.ops import TensorProductSpec
 
 
@@ -33,47 +31,32 @@ class SelfConnection(nn.Module):
     normalisation. Since the scalars are a function of the type, they are contracted with the weights first.
     """
 
-    dims_in: list[int]
+    spec: list[int]
+    shapes: list[tuple[int, int]]
     weight_numels: list[int]
-    blocks: list[Block]
 
     def __init__(
         self, irreps_in: Irreps, num_type_features: int, irreps_out: Irreps, dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.num_type_features = num_type_features
-        self.dims_in, weight_numels, self.blocks = match_irreps(irreps_in, irreps_out)
+        dims_in, weight_numels, blocks = match_irreps(irreps_in, irreps_out)
+        common = sorted((block for block in blocks if block.source >= 0), key=lambda block: block.weights)
+        self.shapes = [(block.mul_in, block.mul_out) for block in common]
         self.weight_numels = [num_type_features * numel for numel in weight_numels]
+        self.spec = block_spec(dims_in, blocks, num_type_features)
         self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:
         """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out], zeros where x lacks one."""
-        n, num_types, v = x.shape[0], type_features.shape[0], self.num_type_features
-        # With few types one block of channels per type is the cheaper way to give each atom its own weights.
-        per_type = num_types <= v
-        if per_type:
-            selector = torch.nn.functional.one_hot(atom_types, num_types).to(x.dtype)
-        else:
-            selector = torch.nn.functional.embedding(atom_types, type_features)
-        copies = selector.shape[1]
-        inputs = x.split(self.dims_in, dim=1)
+        num_types, v = type_features.shape[0], self.num_type_features
+        per_type: list[Tensor] = []
         weights = self.weight.split(self.weight_numels)
-        outputs: list[Tensor] = []
-        for block in self.blocks:
-            if block.source < 0:
-                outputs.append(x.new_zeros(n, block.dim * block.mul_out))
-                continue
-            w = weights[block.weights].view(block.mul_in, v, block.mul_out).transpose(0, 1)
-            w = w.reshape(v, block.mul_in * block.mul_out) * (1.0 / math.sqrt(block.mul_in * v))
-            if per_type:
-                w = torch.mm(type_features, w)
-            rows = inputs[block.source].reshape(n, block.dim, 1, block.mul_in) * selector.view(
-                n, 1, copies, 1
-            )
-            rows = rows.reshape(n * block.dim, copies * block.mul_in)
-            w = w.view(copies * block.mul_in, block.mul_out)
-            outputs.append(torch.mm(rows, w).view(n, block.dim * block.mul_out))
-        return torch.cat(outputs, dim=1)
+        for (mul_in, mul_out), weight in zip(self.shapes, weights):
+            features = type_features.unsqueeze(0).expand(mul_in, num_types, v)
+            product = torch.bmm(features, weight.view(mul_in, v, mul_out))
+            per_type.append(product.transpose(0, 1).reshape(num_types, mul_in * mul_out))
+        return torch.ops.uqforce.block_linear(x, torch.cat(per_type, dim=1), atom_types, self.spec, False)
 
 
 def is_reachable(irreps_in: Irreps, irreps_sh: Irreps, ir: Irrep) -> bool:

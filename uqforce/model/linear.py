@@ -114,33 +114,41 @@ def match_irreps(irreps_in: Irreps, irreps_out: Irreps) -> tuple[list[int], list
     )
 
 
+def block_spec(dims_in: list[int], blocks: list[Block], fan: int = 1) -> list[int]:
+    """The integers that `uqforce.ops.block_linear` reads; weights of the blocks in the order of the input.
+
+    The variance of the output's channels is that of `fan * mul_in` terms, brought back to one.
+    """
+    starts_in = [sum(dims_in[:k]) for k in range(len(dims_in))]
+    numels = {block.weights: block.mul_in * block.mul_out for block in blocks if block.source >= 0}
+    starts_weight = {k: sum(numels[j] for j in range(k)) for k in numels}
+    spec, start_out = [], 0
+    for block in blocks:
+        if block.source >= 0:
+            spec += [block.dim, block.mul_in, block.mul_out]
+            spec += [starts_in[block.source], start_out, starts_weight[block.weights]]
+        start_out += block.dim * block.mul_out
+    return [sum(dims_in), start_out, sum(numels.values()), fan, *spec]
+
+
 class IrrepsLinear(nn.Module):
-    """Equivariant linear map, one matrix product per irrep; e3nn's weights, order and normalisation.
+    """Equivariant linear map, a matrix product per irrep and component; e3nn's weights, order, normalisation.
 
     Args:
         irreps_in, irreps_out: every irrep at most once, and each of the output's in the input. Features are
-            channels innermost, so that the product of one irrep is [N * (2l+1), mul_in] @ [mul_in, mul_out].
+            channels innermost.
     """
 
-    dims_in: list[int]
-    weight_numels: list[int]
-    blocks: list[Block]
+    spec: list[int]
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dims_in, self.weight_numels, self.blocks = match_irreps(irreps_in, irreps_out)
-        if any(block.source < 0 for block in self.blocks):
+        dims_in, weight_numels, blocks = match_irreps(irreps_in, irreps_out)
+        if any(block.source < 0 for block in blocks):
             raise ValueError(f"irreps {irreps_out} of the output do not all occur in the input {irreps_in}")
-        self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
+        self.spec = block_spec(dims_in, blocks)
+        self.weight = nn.Parameter(torch.randn(sum(weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""
-        n = x.shape[0]
-        inputs = x.split(self.dims_in, dim=1)
-        weights = self.weight.split(self.weight_numels)
-        outputs: list[Tensor] = []
-        for block in self.blocks:
-            w = weights[block.weights].view(block.mul_in, block.mul_out) * (1.0 / math.sqrt(block.mul_in))
-            rows = inputs[block.source].reshape(n * block.dim, block.mul_in)
-            outputs.append(torch.mm(rows, w).view(n, block.dim * block.mul_out))
-        return torch.cat(outputs, dim=1)
+        return torch.ops.uqforce.block_linear(x, self.weight.unsqueeze(0), None, self.spec, False)

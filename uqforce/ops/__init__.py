@@ -1,5 +1,7 @@
 """One typed function per kernel."""
 
+from uqforce.ops.block_linear import block_linear
+from uqforce.ops.edge_embedding import edge_embedding
 from uqforce.ops.force_variance import ForceVariance, force_variance
 from uqforce.ops.gmm_nll import gmm_nll
 from uqforce.ops.irreps_linear import LinearSpec, irreps_linear
@@ -13,6 +15,8 @@ __all__ = [
     "LinearSpec",
     "NeighborList",
     "TensorProductSpec",
+    "block_linear",
+    "edge_embedding",
     "edge_vectors",
     "force_variance",
     "gmm_nll",
