@@ -142,12 +142,12 @@ void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, 
     });
     return;
   }
-  // Edges of different centres add to the same row of dx. A slice of edges per thread is walked into a
-  // buffer; then each thread adds the rows that belong to its own neighbours. A row of dx is thus summed in
-  // the order of the edges, whatever the slices are. Threads wait for one another after each slice: then it
-  // is as large as caches allow.
+  // Edges of different centres add to the same row of dx. In each round a slice of edges per thread is walked
+  // into a buffer; in the next one, each thread first adds the rows that belong to its own neighbours. A row
+  // of dx is thus summed in the order of the edges, whatever the slices are. Threads wait for one another
+  // after each round: then a slice is as large as caches allow.
   const int64_t cache_bytes = threads > 1 ? 1 << 19 : 1 << 16;
-  const int64_t row_bytes = std::max<int64_t>(spec.dim_in, 1) * sizeof(T);
+  const int64_t in = spec.dim_in, row_bytes = std::max<int64_t>(in, 1) * sizeof(T);
   const auto cuts = edges.cuts(std::min(kSliceEdges, cache_bytes / row_bytes));
   const int64_t slices = static_cast<int64_t>(cuts.size()) - 1;
   const auto first_edge = [&](int64_t slice) { return edges.begin[cuts[std::min(slice, slices)]]; };
@@ -155,25 +155,23 @@ void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, 
   for (int64_t k = 0; k < slices; k += threads) {
     most_edges = std::max(most_edges, first_edge(k + threads) - first_edge(k));
   }
-  Workspace<T> buffer(most_edges * spec.dim_in, /*zeroed=*/false);
+  Workspace<T> even(most_edges * in, /*zeroed=*/false), odd(most_edges * in, /*zeroed=*/false);
+  T *buffer = even.data(), *previous = odd.data();
   std::vector<std::unique_ptr<Walker<T>>> walkers(threads);
-  for (int64_t k = 0; k < slices; k += threads) {
-    const int64_t begin = first_edge(k), end = first_edge(k + threads);
-    at::parallel_for(0, std::min(threads, slices - k), 1, [&](int64_t from, int64_t to) {
-      for (int64_t t = from; t < to; ++t) {
-        if (!walkers[t]) walkers[t] = std::make_unique<Walker<T>>(spec, kernels, plan, edges, arrays);
-        T* rows = buffer.data() + (first_edge(k + t) - begin) * spec.dim_in;
-        walkers[t]->centres(cuts[k + t], cuts[k + t + 1], rows);
-      }
-    });
+  for (int64_t k = 0; k < slices + threads; k += threads) {
+    const int64_t begin = first_edge(std::max<int64_t>(k - threads, 0)), end = first_edge(k);
     at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
       for (int64_t position = begin; position < end; ++position) {
         const int64_t j = edges.neighbour[edges.edge(position)], owner = threads > 1 ? j % threads : 0;
         if (owner < from || owner >= to) continue;
-        kernels.add_row(buffer.data() + (position - begin) * spec.dim_in, spec.dim_in,
-                        arrays.dx + j * spec.dim_in);
+        kernels.add_row(previous + (position - begin) * in, in, arrays.dx + j * in);
+      }
+      for (int64_t t = from; t < to && k + t < slices; ++t) {
+        if (!walkers[t]) walkers[t] = std::make_unique<Walker<T>>(spec, kernels, plan, edges, arrays);
+        walkers[t]->centres(cuts[k + t], cuts[k + t + 1], buffer + (first_edge(k + t) - end) * in);
       }
     });
+    std::swap(buffer, previous);
   }
 }
 
