@@ -14,8 +14,16 @@
 namespace uqforce {
 namespace {
 
-constexpr size_t kLarge = size_t(4) << 20;      // holds at least one whole huge page of 2 MB
-constexpr size_t kMaxKept = size_t(512) << 20;  // of all blocks that wait for their next use
+constexpr size_t kLarge = size_t(4) << 20;  // holds at least one whole huge page of 2 MB
+
+// How many bytes may wait for their next use: an eighth of the machine's memory.
+size_t max_kept() {
+#ifdef __linux__
+  return size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 8;
+#else
+  return size_t(1) << 30;
+#endif
+}
 
 // With huge pages the first pass over a block is faster too. Only a hint.
 void advise_huge_pages(void* data, size_t bytes) {
@@ -83,11 +91,12 @@ class Pool final : public c10::Allocator {
     kept_.push_back(std::move(block));
     size_t sum = 0;
     auto first = kept_.end();  // of the latest that fit
-    while (first != kept_.begin() && sum + std::prev(first)->bytes <= kMaxKept) sum += (--first)->bytes;
+    while (first != kept_.begin() && sum + std::prev(first)->bytes <= max_kept_) sum += (--first)->bytes;
     dropped.assign(std::move_iterator(kept_.begin()), std::move_iterator(first));
     kept_.erase(kept_.begin(), first);
   }
 
+  const size_t max_kept_ = max_kept();
   std::mutex mutex_;
   std::vector<Block> kept_;  // the one that has waited longest first
 };
