@@ -70,6 +70,15 @@ class EdgeEmbedding(nn.Module):
         slope = self.factor * (bessel_slope * cutoff + bessel * cutoff_slope)
         return basis.to(self.frequencies.dtype), slope.to(self.frequencies.dtype)
 
+    def geometry(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
+        """edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], scaled length [E,1]."""
+        if self.single_cutoff:
+            inverse_cutoff = self.inverse_cutoff[:1]
+        else:
+            pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
+            inverse_cutoff = self.inverse_cutoff[pair]
+        return torch.ops.uqforce.edge_embedding(edge_vec, inverse_cutoff, self.l_max)
+
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,10 +87,5 @@ class EdgeEmbedding(nn.Module):
         edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels],
         scaled length [E,1].
         """
-        if self.single_cutoff:
-            inverse_cutoff = self.inverse_cutoff[:1]
-        else:
-            pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
-            inverse_cutoff = self.inverse_cutoff[pair]
-        edge_sh, x = torch.ops.uqforce.edge_embedding(edge_vec, inverse_cutoff, self.l_max)
+        edge_sh, x = self.geometry(edge_vec, edge_index, atom_types)
         return edge_sh, self.basis(x), x

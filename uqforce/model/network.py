@@ -84,10 +84,12 @@ class Network(nn.Module):
         The features are the scalars immediately before the last linear map to the atomic energy.
         """
         edge_vec = edge_vec.to(self.dtype)
-        edge_sh, edge_basis, scaled_length = self.edge_embedding(edge_vec, edge_index, atom_types)
         node_slope: Tensor | None = None
         if self.training and 0 < self.radial_nodes < edge_vec.shape[0]:
+            edge_sh, scaled_length = self.edge_embedding.geometry(edge_vec, edge_index, atom_types)
             edge_basis, node_slope = self.edge_embedding.node_basis(self.radial_nodes)
+        else:
+            edge_sh, edge_basis, scaled_length = self.edge_embedding(edge_vec, edge_index, atom_types)
         x = torch.nn.functional.embedding(atom_types, self.type_embedding)
         for layer in self.layers:
             x = layer(
