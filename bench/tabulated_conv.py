@@ -19,9 +19,9 @@ from torch import Tensor
 
 from uqforce.model.linear import ScalarMLP
 from uqforce.ops import (
-    LinearSpec,
+    BlockSpec,
     TensorProductSpec,
-    irreps_linear,
+    block_linear,
     neighbor_list,
     radial_table,
     tabulated_conv,
@@ -44,7 +44,7 @@ class Layer:
         self.spec = TensorProductSpec(irreps, l_max, irreps)
         gates = Irreps(irreps).num_irreps - Irreps(irreps).count("0e") - Irreps(irreps).count("0o")
         wanted = (Irreps(irreps) + Irreps(f"{gates}x0e")).sort().irreps.simplify()
-        self.map = LinearSpec(
+        self.map = BlockSpec(
             self.spec.irreps_out, [(m, ir) for m, ir in wanted if ir in self.spec.irreps_out]
         )
         network = ScalarMLP([BESSELS, WIDTH, self.spec.weight_numel], torch.float64).requires_grad_(False)
@@ -94,7 +94,7 @@ def apart(convolution: Callable, k: int, name: str, dtype: torch.dtype) -> Calla
     convolve = convolution(name, it)
 
     def value(x: Tensor, sh: Tensor, basis: Tensor) -> Tensor:
-        return irreps_linear(convolve(x, sh, it.network(basis)), it.linear[None], None, it.map.flat)
+        return block_linear(convolve(x, sh, it.network(basis)), it.linear[None], None, it.map.flat)
 
     inputs = [it.x, it.edge_sh, it.edge_basis]
     if k == 0:
@@ -131,7 +131,7 @@ def work(k: int, it: Layer) -> Work:
         pairs = int((wigner_3j(path.l1, path.l2, path.l3).abs() > 1e-12).any(1).sum())
         products += path.mul * (2 * path.l1 + 1 + 2 * pairs)
     edges, atoms, dim = len(it.edge_vec), len(it.x), it.x.shape[1]
-    linear = 2 * sum(b.dim * b.mul_in * b.mul_out for b in it.map.blocks)
+    linear = 2 * sum(b.components * b.mul_in * b.mul_out for b in it.map.blocks)
     spline, width = 12 * it.spec.weight_numel, it.x.dtype.itemsize
     if k == 0:
         flops, rows = edges * (spline + products) + atoms * linear, atoms * (dim + it.map.dim_out)

@@ -50,8 +50,6 @@ PYBIND11_MODULE(_C, m) {
                                                                 arg("slope"), arg("x"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(
       m, "tensor_product_conv", arg("x"), arg("edge_sh"), arg("edge_weight"), arg("edge_index"), arg("spec"));
-  Bind<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, at::IntArrayRef)>::to(
-      m, "irreps_linear", arg("x"), arg("weight"), arg("types"), arg("spec"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
               const Tensor&, at::IntArrayRef, at::IntArrayRef)>::to(m, "tabulated_conv", arg("x"),
                                                                     arg("edge_vec"), arg("edge_index"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uqforce import _C
-from uqforce.ops import LinearSpec, TensorProductSpec
+from uqforce.ops import BlockSpec, TensorProductSpec
 
 CELL = 3 * torch.eye(3, dtype=torch.float64)[None]
 PBC = torch.tensor([[True, True, False]])
@@ -20,7 +20,7 @@ EDGE_INDEX, SHIFT, EDGE_VEC = torch.ops.uqforce.neighbor_list(random(4, 3).detac
 E = EDGE_INDEX.shape[1]
 SPEC = TensorProductSpec("2x0e + 1x1o", 1, "0e + 1o")
 MIXTURE = [random(2, 3).detach(), torch.eye(3, dtype=torch.float64).repeat(2, 1, 1), -random(2).detach()]
-LINEAR = LinearSpec(SPEC.irreps_out, "3x0e + 2x1o")
+LINEAR = BlockSpec(SPEC.irreps_out, "3x0e + 2x1o", fan=0)
 TABULATED = (
     *(random(E, 3), EDGE_INDEX, BATCH, torch.full((1, 1), 2.0, dtype=torch.float64)),
     *(random(9 * SPEC.weight_numel).detach(), random(LINEAR.weight_numel).detach(), SPEC.flat, LINEAR.flat),
@@ -36,7 +36,6 @@ CALLS = {
         *([5, 5, 5, 1, 1, 2, 2, 0, 0, 0, 3, 1, 1, 2, 2, 4], False),
     ),
     "radial_interpolation": (random(9, 5), random(9, 5).detach(), random(4, 1)),
-    "irreps_linear": (random(4, LINEAR.dim_in), random(1, LINEAR.weight_numel).detach(), None, LINEAR.flat),
     "tabulated_conv": (random(4, 5), *TABULATED),
     "tabulated_conv_vjp": (
         *(random(2, 4, LINEAR.dim_out).detach(), random(4, 5).detach(), random(E, 3).detach()),

@@ -1,6 +1,8 @@
-// CPU driver of the equivariant linear map. With one type of atoms, a matrix product for each component of
-// each block, on columns in place, so that nothing is split, reshaped or joined. With several types, the
-// atoms of one type are copied together, block by block, and there is one product per block and type.
+// CPU driver of the equivariant linear map: rows of one type together, block of rows by block, every row read
+// and written in place. The gradient of the weights is torch's matrix product: with one type of atoms one for
+// each component of each block, with several of the atoms of one type, copied together.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -9,10 +11,27 @@
 #include <cstring>
 #include <utility>
 
+#include "block_linear/cpu_kernels.h"
 #include "block_linear/op.h"
 #include "common/checks.h"
+#include "common/isa.h"
 
 namespace uqforce {
+namespace linear_map {
+
+template <typename T>
+const Kernels<T>& active_kernels() {
+  if constexpr (std::is_same_v<T, float>) {
+    return UQFORCE_ACTIVE(kernels, f32);
+  } else {
+    return UQFORCE_ACTIVE(kernels, f64);
+  }
+}
+template const Kernels<float>& active_kernels();
+template const Kernels<double>& active_kernels();
+
+}  // namespace linear_map
+
 namespace {
 
 using at::Tensor;
@@ -62,56 +81,68 @@ struct Grouped {
     }
     return packed;
   }
-  void unpack(const Tensor& packed, int64_t offset, int64_t width, Tensor& rows) const {
-    const int64_t item = rows.element_size(), stride = rows.size(1) * item;
-    const char* from = static_cast<const char*>(packed.const_data_ptr());
-    char* to = static_cast<char*>(rows.mutable_data_ptr()) + offset * item;
-    for (const int64_t n : order) {
-      std::memcpy(to + n * stride, from, width * item);
-      from += width * item;
-    }
-  }
 };
 
-// One block of a map: columns of the input and of the output.
-struct Side {
-  int64_t offset, mul;
-};
+// weight [T, numel] as the kernel takes it: scaled, and transposed where the map is.
+Tensor matrices(const Tensor& weight, const BlockSpec& spec, bool transposed) {
+  const bool scaled =
+      std::any_of(spec.blocks.begin(), spec.blocks.end(), [](auto& b) { return b.scale != 1; });
+  const Tensor out = transposed ? spec.transpose(weight) : scaled ? weight.clone() : weight.contiguous();
+  for (const ColumnBlock& b : spec.blocks) {
+    if (b.scale != 1) out.slice(1, b.weight_offset, b.weight_offset + b.mul_in * b.mul_out).mul_(b.scale);
+  }
+  return out;
+}
+
+template <typename T>
+void multiply(const BlockSpec& spec, bool transposed, const Tensor& x, const Tensor& weight,
+              const std::optional<Grouped>& grouped, const Tensor& out) {
+  constexpr int64_t kBlock = 16 * linear_map::kRows;
+  const auto& kernels = linear_map::active_kernels<T>();
+  const T *from = x.const_data_ptr<T>(), *weights = weight.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  for (int64_t type = 0; type < weight.size(0); ++type) {
+    const int64_t first = grouped ? grouped->begin[type] : 0,
+                  last = grouped ? grouped->begin[type + 1] : x.size(0);
+    at::parallel_for(0, (last - first + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+      std::vector<const T*> sources;
+      std::vector<T*> targets;
+      for (int64_t block = begin; block < end; ++block) {
+        for (const ColumnBlock& b : spec.blocks) {
+          const int64_t k = transposed ? b.mul_out : b.mul_in, n = transposed ? b.mul_in : b.mul_out;
+          const int64_t source = transposed ? b.out_offset : b.in_offset;
+          const int64_t target = transposed ? b.in_offset : b.out_offset;
+          sources.clear(), targets.clear();
+          for (int64_t r = first + block * kBlock; r < std::min(first + (block + 1) * kBlock, last); ++r) {
+            const int64_t row = grouped ? grouped->order[r] : r;
+            for (int64_t m = 0; m < b.components; ++m) {
+              sources.push_back(from + row * x.size(1) + source + m * k);
+              targets.push_back(to + row * out.size(1) + target + m * n);
+            }
+          }
+          kernels.matmul(sources.data(), weights + type * spec.weight_numel + b.weight_offset, targets.data(),
+                         sources.size(), k, n);
+        }
+      }
+    });
+  }
+}
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& types, at::IntArrayRef flat,
                   bool transposed) {
   const auto spec = BlockSpec::parse(flat);
   check_shape(weight, "weight", {kAny, spec.weight_numel});
   const OptionalTensor none;
-  const int64_t num_types = weight.size(0);
+  const int64_t num_types = weight.size(0), dim = transposed ? spec.dim_in : spec.dim_out;
   check_block_linear(spec, types, num_types, transposed ? none : x, weight, transposed ? x : none);
-  const int64_t atoms = x.size(0), dim = transposed ? spec.dim_in : spec.dim_out;
-  const Tensor rows = x.contiguous(), w = weight.contiguous();
-  const bool covered = transposed ? spec.covers_in : spec.covers_out;
-  Tensor out = covered ? at::empty({atoms, dim}, x.options()) : at::zeros({atoms, dim}, x.options());
   std::optional<Grouped> grouped;
   if (types) grouped.emplace(*types, num_types);
-  for (size_t k = 0; atoms > 0 && k < spec.blocks.size(); ++k) {
-    const ColumnBlock& b = spec.blocks[k];
-    Side from{b.in_offset, b.mul_in}, to{b.out_offset, b.mul_out};
-    if (transposed) std::swap(from, to);
-    const auto map = [&](int64_t t) { return transposed ? matrix(w, t, b).t() : matrix(w, t, b); };
-    if (num_types == 1) {
-      for (int64_t c = 0; c < b.components; ++c) {
-        product(columns(out, to.offset + c * to.mul, to.mul),
-                columns(rows, from.offset + c * from.mul, from.mul), map(0), b.scale, false);
-      }
-      continue;
-    }
-    const Tensor packed = grouped->pack(rows, from.offset, b.components * from.mul, from.mul);
-    Tensor result = at::empty({atoms * b.components, to.mul}, x.options());
-    for (int64_t t = 0; t < num_types; ++t) {
-      const int64_t first = grouped->begin[t] * b.components, last = grouped->begin[t + 1] * b.components;
-      if (first == last) continue;
-      product(result.slice(0, first, last), packed.slice(0, first, last), map(t), b.scale, false);
-    }
-    grouped->unpack(result, to.offset, b.components * to.mul, out);
-  }
+  const bool covered = transposed ? spec.covers_in : spec.covers_out;
+  const Tensor out =
+      covered ? at::empty({x.size(0), dim}, x.options()) : at::zeros({x.size(0), dim}, x.options());
+  const Tensor rows = x.contiguous(), w = matrices(weight, spec, transposed);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "block_linear",
+                             [&] { multiply<scalar_t>(spec, transposed, rows, w, grouped, out); });
   return out;
 }
 

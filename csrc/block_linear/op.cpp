@@ -2,6 +2,7 @@
 #include "block_linear/op.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -32,9 +33,8 @@ bool all(const std::vector<bool>& taken) {
 BlockSpec BlockSpec::parse(at::IntArrayRef flat) {
   constexpr size_t kHead = 4, kPerBlock = 6;
   TORCH_CHECK_VALUE(flat.size() >= kHead && (flat.size() - kHead) % kPerBlock == 0 && flat[0] >= 0 &&
-                        flat[1] >= 0 && flat[2] >= 0 && flat[3] > 0,
-                    "spec has ", flat.size(),
-                    " integers, which is no list of blocks: give IrrepsLinear.spec");
+                        flat[1] >= 0 && flat[2] >= 0 && flat[3] >= 0,
+                    "spec has ", flat.size(), " integers, which is no list of blocks: give BlockSpec.flat");
   BlockSpec spec{flat[0], flat[1], flat[2], false, false, {}};
   std::vector<bool> inputs(spec.dim_in), outputs(spec.dim_out), weights(spec.weight_numel);
   for (size_t k = kHead; k < flat.size(); k += kPerBlock) {
@@ -44,7 +44,7 @@ BlockSpec BlockSpec::parse(at::IntArrayRef flat) {
                         flat[k + 3],
                         flat[k + 4],
                         flat[k + 5],
-                        1.0 / std::sqrt(static_cast<double>(flat[k + 1] * flat[3]))};
+                        flat[3] == 0 ? 1.0 : 1.0 / std::sqrt(static_cast<double>(flat[k + 1] * flat[3]))};
     TORCH_CHECK_VALUE(b.components > 0 && b.mul_in > 0 && b.mul_out > 0 &&
                           claim(inputs, b.in_offset, b.components * b.mul_in) &&
                           claim(outputs, b.out_offset, b.components * b.mul_out) &&
@@ -57,6 +57,17 @@ BlockSpec BlockSpec::parse(at::IntArrayRef flat) {
   spec.covers_in = all(inputs);
   spec.covers_out = all(outputs);
   return spec;
+}
+
+at::Tensor BlockSpec::transpose(const at::Tensor& weight) const {
+  const at::Tensor out = at::empty_like(weight);
+  for (const ColumnBlock& b : blocks) {
+    const auto part = [&b](const at::Tensor& all, int64_t rows, int64_t columns) {
+      return all.slice(-1, b.weight_offset, b.weight_offset + rows * columns).unflatten(-1, {rows, columns});
+    };
+    part(out, b.mul_out, b.mul_in).copy_(part(weight, b.mul_in, b.mul_out).transpose(-1, -2));
+  }
+  return out;
 }
 
 void check_block_linear(const BlockSpec& spec, const std::optional<at::Tensor>& types,

@@ -15,7 +15,7 @@ namespace uqforce {
 
 struct ColumnBlock {
   int64_t components, mul_in, mul_out, in_offset, out_offset, weight_offset;
-  double scale;  // 1 / sqrt(mul_in * fan)
+  double scale;  // 1 / sqrt(mul_in * fan), 1 for fan = 0
 };
 
 struct BlockSpec {
@@ -25,6 +25,8 @@ struct BlockSpec {
 
   // ValueError unless every block stays within the dimensions and shares no output and no weight.
   static BlockSpec parse(at::IntArrayRef flat);
+  // weight [.., weight_numel] with the matrix of each block transposed.
+  at::Tensor transpose(const at::Tensor& weight) const;
 };
 
 // x [N, dim_in], weight [T, weight_numel], types [N] int64 below T (absent: T is 1) ->

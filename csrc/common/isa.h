@@ -16,4 +16,14 @@ std::vector<Isa> compiled_isas();
 
 const char* isa_name(Isa isa);
 
+// Of name_baseline_suffix, name_avx2_suffix and name_avx512_suffix, tables of one type, the one to use.
+#ifdef __x86_64__
+#define UQFORCE_ACTIVE(name, suffix)                                      \
+  (uqforce::active_isa() == uqforce::Isa::avx512 ? name##_avx512_##suffix \
+   : uqforce::active_isa() == uqforce::Isa::avx2 ? name##_avx2_##suffix   \
+                                                 : name##_baseline_##suffix)
+#else
+#define UQFORCE_ACTIVE(name, suffix) name##_baseline_##suffix
+#endif
+
 }  // namespace uqforce

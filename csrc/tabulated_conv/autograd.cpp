@@ -41,7 +41,7 @@ struct Tabulated : Function<Tabulated> {
     const auto linear_spec = ctx->saved_data["linear_spec"].toIntVector();
     auto [dx, dvec] = tabulated_conv_vjp(
         cotangents[0].unsqueeze(0), saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-        LinearSpec::parse(linear_spec).transpose(saved[6]), conv_spec, linear_spec, ctx->needs_input_grad(0));
+        BlockSpec::parse(linear_spec).transpose(saved[6]), conv_spec, linear_spec, ctx->needs_input_grad(0));
     variable_list gradients(9);
     if (ctx->needs_input_grad(0)) gradients[0] = dx.squeeze(0);
     if (ctx->needs_input_grad(1)) gradients[1] = dvec.squeeze(0);

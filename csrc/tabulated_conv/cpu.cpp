@@ -13,8 +13,8 @@
 #include <cmath>
 #include <memory>
 
+#include "block_linear/cpu_kernels.h"
 #include "common/isa.h"
-#include "irreps_linear/cpu_kernels.h"
 #include "tabulated_conv/cpu_kernels.h"
 #include "tabulated_conv/op.h"
 #include "tensor_product_conv/cpu_plan.h"
@@ -31,22 +31,10 @@ using tabulated::kSplineTerms;
 
 template <typename T>
 const tabulated::Kernels<T>& active_kernels() {
-  const auto choose = [](const auto& f32, const auto& f64) -> const tabulated::Kernels<T>& {
-    if constexpr (std::is_same_v<T, float>) {
-      return f32;
-    } else {
-      return f64;
-    }
-  };
-  switch (active_isa()) {
-#ifdef __x86_64__
-    case Isa::avx512:
-      return choose(tabulated::kernels_avx512_f32, tabulated::kernels_avx512_f64);
-    case Isa::avx2:
-      return choose(tabulated::kernels_avx2_f32, tabulated::kernels_avx2_f64);
-#endif
-    default:
-      return choose(tabulated::kernels_baseline_f32, tabulated::kernels_baseline_f64);
+  if constexpr (std::is_same_v<T, float>) {
+    return UQFORCE_ACTIVE(tabulated::kernels, f32);
+  } else {
+    return UQFORCE_ACTIVE(tabulated::kernels, f64);
   }
 }
 
@@ -188,10 +176,10 @@ class Walker {
         }
       });
     }
-    for (const LinearBlock& b : call_.conv.map.blocks) {
+    for (const ColumnBlock& b : call_.conv.map.blocks) {
       from_.clear(), to_.clear();
       for (int64_t i = begin; i < end; ++i) {
-        for (int64_t m = 0; m < b.dim; ++m) {
+        for (int64_t m = 0; m < b.components; ++m) {
           from_.push_back(rows_.data() + (i - begin) * dim + b.in_offset + m * b.mul_in);
           to_.push_back(call_.out + i * call_.conv.map.dim_out + b.out_offset + m * b.mul_out);
         }
@@ -309,12 +297,12 @@ class Walker {
     const int64_t K = call_.cotangents;
     // Columns that no block takes have no effect.
     std::fill_n(rows_.data(), (end - begin) * K * spec.dim_out, T(0));
-    for (const LinearBlock& b : call_.conv.map.blocks) {
+    for (const ColumnBlock& b : call_.conv.map.blocks) {
       from_.clear(), to_.clear();
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t k = 0; k < K; ++k) {
           const T* cotangent = call_.cotangent + (k * call_.edges.nodes + i) * call_.conv.map.dim_out;
-          for (int64_t m = 0; m < b.dim; ++m) {
+          for (int64_t m = 0; m < b.components; ++m) {
             from_.push_back(cotangent + b.out_offset + m * b.mul_out);
             to_.push_back(rows_.data() + ((i - begin) * K + k) * spec.dim_out + b.in_offset + m * b.mul_in);
           }
@@ -407,8 +395,8 @@ Tensor value(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, 
              at::IntArrayRef linear_spec) {
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear, conv_spec,
                            linear_spec);
-  const Tensor out = conv.map.is_full() ? at::empty({x.size(0), conv.map.dim_out}, x.options())
-                                        : at::zeros({x.size(0), conv.map.dim_out}, x.options());
+  const Tensor out = conv.map.covers_out ? at::empty({x.size(0), conv.map.dim_out}, x.options())
+                                         : at::zeros({x.size(0), conv.map.dim_out}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "tabulated_conv", [&] {
     Call<scalar_t> call(conv, &conv::CouplingKernels<scalar_t>::forward);
     call.out = out.mutable_data_ptr<scalar_t>();

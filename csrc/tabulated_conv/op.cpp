@@ -21,7 +21,7 @@ TabulatedConv::TabulatedConv(const at::Tensor& x, const at::Tensor& edge_vec, co
       table(table),
       linear(linear),
       conv(ConvSpec::parse(conv_spec)),
-      map(LinearSpec::parse(linear_spec)) {
+      map(BlockSpec::parse(linear_spec)) {
   check_floating(x, "x");
   check_shape(x, "x", {kAny, conv.dim_in});
   const std::pair<const at::Tensor&, const char*> floating[] = {
@@ -40,6 +40,8 @@ TabulatedConv::TabulatedConv(const at::Tensor& x, const at::Tensor& edge_vec, co
   check_shape(cutoffs, "cutoffs", {cutoffs.sym_size(0), cutoffs.sym_size(0)});
   check_shape(linear, "linear", {map.weight_numel});
   check_shape(table, "table", {kAny});
+  TORCH_CHECK_VALUE(linear_spec[3] == 0, "linear_spec scales by 1 / sqrt(mul_in * ", linear_spec[3],
+                    "): give BlockSpec(..., fan=0) and weights that are scaled");
   TORCH_CHECK_VALUE(map.dim_in == conv.dim_out, "linear_spec takes ", map.dim_in,
                     " columns but the convolution gives ", conv.dim_out);
   TORCH_CHECK_VALUE(table.size(0) % conv.weight_numel == 0 && table.size(0) >= 6 * conv.weight_numel,

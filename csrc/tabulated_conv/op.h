@@ -7,7 +7,7 @@
 
 #include <tuple>
 
-#include "irreps_linear/op.h"
+#include "block_linear/op.h"
 #include "tensor_product_conv/op.h"
 
 namespace uqforce {
@@ -22,7 +22,7 @@ struct TabulatedConv {
   at::Tensor table;       // for each path in turn [intervals + 5, mul]
   at::Tensor linear;      // the blocks' weights; for the derivative each transposed
   const ConvSpec& conv;
-  LinearSpec map;
+  BlockSpec map;
   int64_t intervals;
 
   // Checks all but the values of indices.

@@ -140,23 +140,10 @@ int64_t Plan<T>::matrix_of(const CouplingKernels<T>& coupling, int64_t l2) {
 
 template <typename T>
 const Kernels<T>& active_kernels() {
-  constexpr bool is_float = std::is_same_v<T, float>;
-  const auto choose = [](const Kernels<float>& f32, const Kernels<double>& f64) -> const Kernels<T>& {
-    if constexpr (is_float) {
-      return f32;
-    } else {
-      return f64;
-    }
-  };
-  switch (active_isa()) {
-#ifdef __x86_64__
-    case Isa::avx512:
-      return choose(kernels_avx512_f32, kernels_avx512_f64);
-    case Isa::avx2:
-      return choose(kernels_avx2_f32, kernels_avx2_f64);
-#endif
-    default:
-      return choose(kernels_baseline_f32, kernels_baseline_f64);
+  if constexpr (std::is_same_v<T, float>) {
+    return UQFORCE_ACTIVE(kernels, f32);
+  } else {
+    return UQFORCE_ACTIVE(kernels, f64);
   }
 }
 

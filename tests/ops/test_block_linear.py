@@ -4,15 +4,13 @@ import pytest
 import torch
 from e3nn import o3
 
-from uqforce.model.linear import block_spec, match_irreps
-from uqforce.ops import block_linear
+from uqforce.ops import BlockSpec, block_linear
 from uqforce.ops.irreps import from_e3nn, to_e3nn
 from uqforce.reference.block_linear import block_linear as reference
 
 
 def make_spec(irreps_in, irreps_out, fan=1):
-    dims_in, _, blocks = match_irreps(o3.Irreps(irreps_in), o3.Irreps(irreps_out))
-    return block_spec(dims_in, blocks, fan)
+    return BlockSpec(irreps_in, irreps_out, fan).flat
 
 
 SPECS = {
@@ -21,6 +19,7 @@ SPECS = {
         "2x0e + 3x0o + 2x1o + 1x2e", "3x2e + 2x1e + 4x0e"
     ),  # columns of both sides without block
     "wide": make_spec("40x0e + 33x1o", "64x0e + 17x1o", fan=3),
+    "as they are": make_spec("70x0e + 3x1o", "3x1o + 150x0e", fan=0),
 }
 
 
@@ -163,6 +162,25 @@ def test_bitwise_the_same_twice(num_types, dtype):
     inputs = random_inputs(SPECS["wide"], 500, num_types, dtype)
     results = [second_order(block_linear, *inputs, SPECS["wide"]) for _ in range(2)]
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_are_the_same_for_any_number_of_threads(dtype, transposed):
+    spec = SPECS["wide"]
+    inputs = random_inputs(spec, 500, 3, dtype, transposed=transposed)
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(block_linear(*inputs, spec, transposed))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_transposed_spec_and_weights():
+    spec = BlockSpec("2x0e + 3x0o + 2x1o", "3x1o + 2x1e + 4x0e", fan=0)
+    x, weight, types = random_inputs(spec.flat, 6, 2, transposed=True)
+    got = block_linear(x, spec.transpose(weight), types, spec.transposed())
+    torch.testing.assert_close(got, block_linear(x, weight, types, spec.flat, True))
 
 
 def test_bad_arguments():

@@ -9,14 +9,14 @@ import torch
 from e3nn.o3 import Irreps, spherical_harmonics
 
 from uqforce.ops import (
-    LinearSpec,
+    BlockSpec,
     TensorProductSpec,
     radial_table,
     tabulated_conv,
     tabulated_conv_vjp,
     tensor_product_conv,
 )
-from uqforce.reference.irreps_linear import irreps_linear as reference_linear
+from uqforce.reference.block_linear import block_linear as reference_linear
 from uqforce.reference.tabulated_conv import radial_weights
 from uqforce.reference.tabulated_conv import spherical_harmonics as reference_harmonics
 from uqforce.reference.tabulated_conv import tabulated_conv as reference
@@ -33,7 +33,7 @@ class Case:
 
         self.spec = TensorProductSpec(irreps_in, l_max, irreps_out)
         wanted = Irreps([(5 + 14 * k, ir) for k, (_, ir) in enumerate(self.spec.irreps_out)])
-        self.map = LinearSpec(self.spec.irreps_out, wanted)
+        self.map = BlockSpec(self.spec.irreps_out, wanted, fan=0)
         index = torch.randint(max(nodes - 3, 1), (2, edges), generator=generator)
         index[0] = index[0].sort().values
         self.tensors = {

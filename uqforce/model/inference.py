@@ -13,11 +13,10 @@ from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
 from uqforce.model.interaction import Interaction
-from uqforce.model.linear import match_irreps
 from uqforce.model.network import Network
 from uqforce.model.potential import Potential, Prediction, derived, sum_by_structure
 from uqforce.model.sample import sample_structure
-from uqforce.ops import LinearSpec, radial_table
+from uqforce.ops import BlockSpec, radial_table
 
 # Intervals of the tables that are tried.
 INTERVALS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -29,34 +28,32 @@ class TypedLinear(nn.Module):
     """Linear map of irreps, its matrices constant, one set for all types or one per type.
 
     Args:
-        weight: [T, numel]: for each type, in the order of the irreps that both sides share in `irreps_in`,
-            matrices [mul_in, mul_out].
+        weight: [T, weight_numel] of `BlockSpec(irreps_in, irreps_out, fan=0)`.
     """
 
-    flat: list[int]
-    flat_transposed: list[int]
+    spec: list[int]
+    transposed: list[int]
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, weight: Tensor) -> None:
         super().__init__()
-        spec = LinearSpec(irreps_in, irreps_out)
-        _, numels, blocks = match_irreps(irreps_in, irreps_out)
-        parts = weight.split(numels, dim=1)
-        ordered = torch.cat([parts[b.weights] for b in blocks if b.source >= 0], dim=1)
-        self.flat, self.flat_transposed = spec.flat, spec.transposed()
+        spec = BlockSpec(irreps_in, irreps_out, fan=0)
+        self.spec, self.transposed = spec.flat, spec.transposed()
         self.typed = weight.shape[0] > 1
-        self.register_buffer("weight", ordered.contiguous())
-        self.register_buffer("weight_transposed", spec.transpose(ordered).contiguous())
+        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("weight_transposed", spec.transpose(weight))
 
     def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
         """x [N, dim_in] -> [N, dim_out]."""
         types = atom_types if self.typed else None
-        return torch.ops.uqforce.irreps_linear(x, self.weight, types, self.flat)
+        return torch.ops.uqforce.block_linear(x, self.weight, types, self.spec, False)
 
     def vjp(self, cotangents: Tensor, atom_types: Tensor) -> Tensor:
         """Cotangents [K, N, dim_out] -> [K, N, dim_in]."""
-        types = atom_types if self.typed else None
-        weight, spec = self.weight_transposed, self.flat_transposed
-        return torch.ops.uqforce.irreps_linear(cotangents, weight, types, spec)
+        k = cotangents.shape[0]
+        types = atom_types.repeat(k) if self.typed else None
+        rows, weight = cotangents.flatten(0, 1), self.weight_transposed
+        rows = torch.ops.uqforce.block_linear(rows, weight, types, self.transposed, False)
+        return rows.view(k, -1, rows.shape[1])
 
 
 def _common(rows: Tensor) -> Tensor:
@@ -66,9 +63,9 @@ def _common(rows: Tensor) -> Tensor:
 
 def _scaled(weight: Tensor, irreps_in: Irreps, irreps_out: Irreps) -> Tensor:
     """Weights of an `IrrepsLinear` [numel] with its normalisation."""
-    _, numels, blocks = match_irreps(irreps_in, irreps_out)
-    norm = {b.weights: 1.0 / math.sqrt(b.mul_in) for b in blocks if b.source >= 0}
-    return torch.cat([part * norm[k] for k, part in enumerate(weight.split(numels))])
+    blocks = BlockSpec(irreps_in, irreps_out).in_order_of_weights()
+    parts = weight.split([b.mul_in * b.mul_out for b in blocks])
+    return torch.cat([part / math.sqrt(b.mul_in) for b, part in zip(blocks, parts)])
 
 
 class InferenceInteraction(nn.Module):
@@ -99,20 +96,19 @@ class InferenceInteraction(nn.Module):
         self.exchange = copy.deepcopy(layer.exchange)
         linear_out = _scaled(layer.linear_out.weight, irreps_mid, irreps_out)[None]
         maps = TypedLinear(irreps_mid, irreps_out, linear_out)
-        self.conv_spec, self.linear_spec = layer.spec, maps.flat
+        self.conv_spec, self.linear_spec = layer.spec, maps.spec
         self.register_buffer("linear", maps.weight[0])
         self.register_buffer("linear_transposed", maps.weight_transposed[0])
         self.register_buffer("table", cutoffs.new_zeros(0))
         self.register_buffer("cutoffs", cutoffs)
         self.self_connection = None
         if layer.self_connection is not None:
-            connection, v = layer.self_connection, type_embedding.shape[1]
-            _, numels, blocks = match_irreps(irreps_in, irreps_out)
-            sizes = {b.weights: (b.mul_in, b.mul_out) for b in blocks if b.source >= 0}
+            v, blocks = type_embedding.shape[1], BlockSpec(irreps_in, irreps_out).in_order_of_weights()
+            weights = layer.self_connection.weight.split([v * b.mul_in * b.mul_out for b in blocks])
             parts = [
-                torch.einsum("ivo,tv->tio", part.view(sizes[k][0], v, sizes[k][1]), type_embedding).flatten(1)
-                / math.sqrt(sizes[k][0] * v)
-                for k, part in enumerate(connection.weight.split([v * numel for numel in numels]))
+                torch.einsum("ivo,tv->tio", part.view(b.mul_in, v, b.mul_out), type_embedding).flatten(1)
+                / math.sqrt(b.mul_in * v)
+                for b, part in zip(blocks, weights)
             ]
             self.self_connection = TypedLinear(irreps_in, irreps_out, torch.cat(parts, dim=1))
         self.gate = copy.deepcopy(layer.gate)

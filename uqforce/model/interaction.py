@@ -5,8 +5,8 @@ from e3nn.o3 import Irrep, Irreps
 from torch import Tensor, nn
 
 from uqforce.model.gate import Gate
-from uqforce.model.linear import IrrepsLinear, ScalarMLP, block_spec, match_irreps
-from uqforce.ops import TensorProductSpec
+from uqforce.model.linear import IrrepsLinear, ScalarMLP
+from uqforce.ops import BlockSpec, TensorProductSpec
 
 
 class Exchange(nn.Module):
@@ -40,11 +40,10 @@ class SelfConnection(nn.Module):
     ) -> None:
         super().__init__()
         self.num_type_features = num_type_features
-        dims_in, weight_numels, blocks = match_irreps(irreps_in, irreps_out)
-        common = sorted((block for block in blocks if block.source >= 0), key=lambda block: block.weights)
-        self.shapes = [(block.mul_in, block.mul_out) for block in common]
-        self.weight_numels = [num_type_features * numel for numel in weight_numels]
-        self.spec = block_spec(dims_in, blocks, num_type_features)
+        spec = BlockSpec(irreps_in, irreps_out, num_type_features)
+        self.shapes = [(block.mul_in, block.mul_out) for block in spec.in_order_of_weights()]
+        self.weight_numels = [num_type_features * mul_in * mul_out for mul_in, mul_out in self.shapes]
+        self.spec = spec.flat
         self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
 
     def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:

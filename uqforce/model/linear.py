@@ -2,11 +2,12 @@
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
+
+from uqforce.ops import BlockSpec
 
 
 class ScalarLinear(nn.Module):
@@ -79,58 +80,6 @@ def silu_slope(x: Tensor) -> Tensor:
     return gate * (1.0 + x * (1.0 - gate))
 
 
-class Block(NamedTuple):
-    """One irrep of a linear map's output: its block of the input and of the weights (-1: none), its sizes."""
-
-    source: int
-    weights: int
-    dim: int  # 2l+1
-    mul_in: int
-    mul_out: int
-
-
-def match_irreps(irreps_in: Irreps, irreps_out: Irreps) -> tuple[list[int], list[int], list[Block]]:
-    """Dimensions of the input's blocks, numbers of weights of the common irreps in its order, and the blocks.
-
-    Raises:
-        ValueError: an irrep occurs twice on one side.
-    """
-    muls_in = {ir: mul for mul, ir in Irreps(irreps_in)}
-    muls_out = {ir: mul for mul, ir in Irreps(irreps_out)}
-    if len(muls_in) < len(Irreps(irreps_in)) or len(muls_out) < len(Irreps(irreps_out)):
-        raise ValueError(f"irreps {irreps_in} -> {irreps_out} must be simplified: an irrep occurs twice")
-    common = [ir for ir in muls_in if ir in muls_out]
-    order = list(muls_in)
-    blocks = [
-        Block(order.index(ir), common.index(ir), ir.dim, muls_in[ir], mul)
-        if ir in muls_in
-        else Block(-1, -1, ir.dim, 0, mul)
-        for ir, mul in muls_out.items()
-    ]
-    return (
-        [mul * ir.dim for ir, mul in muls_in.items()],
-        [muls_in[ir] * muls_out[ir] for ir in common],
-        blocks,
-    )
-
-
-def block_spec(dims_in: list[int], blocks: list[Block], fan: int = 1) -> list[int]:
-    """The integers that `uqforce.ops.block_linear` reads; weights of the blocks in the order of the input.
-
-    The variance of the output's channels is that of `fan * mul_in` terms, brought back to one.
-    """
-    starts_in = [sum(dims_in[:k]) for k in range(len(dims_in))]
-    numels = {block.weights: block.mul_in * block.mul_out for block in blocks if block.source >= 0}
-    starts_weight = {k: sum(numels[j] for j in range(k)) for k in numels}
-    spec, start_out = [], 0
-    for block in blocks:
-        if block.source >= 0:
-            spec += [block.dim, block.mul_in, block.mul_out]
-            spec += [starts_in[block.source], start_out, starts_weight[block.weights]]
-        start_out += block.dim * block.mul_out
-    return [sum(dims_in), start_out, sum(numels.values()), fan, *spec]
-
-
 class IrrepsLinear(nn.Module):
     """Equivariant linear map, a matrix product per irrep and component; e3nn's weights, order, normalisation.
 
@@ -143,11 +92,11 @@ class IrrepsLinear(nn.Module):
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
         super().__init__()
-        dims_in, weight_numels, blocks = match_irreps(irreps_in, irreps_out)
-        if any(block.source < 0 for block in blocks):
+        spec = BlockSpec(irreps_in, irreps_out)
+        if not spec.covers_out:
             raise ValueError(f"irreps {irreps_out} of the output do not all occur in the input {irreps_in}")
-        self.spec = block_spec(dims_in, blocks)
-        self.weight = nn.Parameter(torch.randn(sum(weight_numels), dtype=dtype))
+        self.spec = spec.flat
+        self.weight = nn.Parameter(torch.randn(spec.weight_numel, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, irreps_in.dim] -> [N, irreps_out.dim]."""

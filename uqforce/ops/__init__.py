@@ -1,18 +1,17 @@
 """One typed function per kernel."""
 
-from uqforce.ops.block_linear import block_linear
+from uqforce.ops.block_linear import BlockSpec, block_linear
 from uqforce.ops.edge_embedding import edge_embedding
 from uqforce.ops.force_variance import ForceVariance, force_variance
 from uqforce.ops.gmm_nll import gmm_nll
-from uqforce.ops.irreps_linear import LinearSpec, irreps_linear
 from uqforce.ops.neighbor_list import NeighborList, edge_vectors, neighbor_list
 from uqforce.ops.radial_interpolation import radial_interpolation
 from uqforce.ops.tabulated_conv import radial_table, tabulated_conv, tabulated_conv_vjp
 from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
 
 __all__ = [
+    "BlockSpec",
     "ForceVariance",
-    "LinearSpec",
     "NeighborList",
     "TensorProductSpec",
     "block_linear",
@@ -20,7 +19,6 @@ __all__ = [
     "edge_vectors",
     "force_variance",
     "gmm_nll",
-    "irreps_linear",
     "neighbor_list",
     "radial_interpolation",
     "radial_table",

@@ -68,11 +68,11 @@ def tabulated_conv(
         atom_types: [N] int64.
         cutoffs: [T, T] by the types of centre and neighbour, A.
         table: [(intervals + 5) * weight_numel], of `radial_table`: path by path [intervals + 5, mul].
-        linear: weights of the linear map, its blocks [mul_in, mul_out] in turn.
-        conv_spec, linear_spec: `TensorProductSpec.flat` and `LinearSpec.flat`.
+        linear: weights of the linear map, its blocks [mul_in, mul_out].
+        conv_spec, linear_spec: `TensorProductSpec.flat` and `BlockSpec.flat` with fan 0.
 
     Returns:
-        [N, LinearSpec.dim_out].
+        [N, BlockSpec.dim_out].
 
     Raises:
         ValueError: shapes do not fit the specs or each other, or the devices differ.
@@ -97,9 +97,9 @@ def tabulated_conv_vjp(
     linear_spec: list[int],
     needs_x: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Vector-Jacobian products of `tabulated_conv` for K cotangents [K, N, LinearSpec.dim_out] at once.
+    """Vector-Jacobian products of `tabulated_conv` for K cotangents [K, N, BlockSpec.dim_out] at once.
 
-    `linear_transposed` is `LinearSpec.transpose(linear)`; everything else as in `tabulated_conv`.
+    `linear_transposed` is `BlockSpec.transpose(linear)`; everything else as in `tabulated_conv`.
 
     Returns:
         Gradients of x [K, N, dim_in], or [0, N, dim_in] without `needs_x`, and of edge_vec [K, E, 3].

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from uqforce.reference.block_linear import block_linear
 from uqforce.reference.tensor_product_conv import tensor_product_conv
 from uqforce.reference.wigner_3j import wigner_3j
 
@@ -63,10 +64,4 @@ def tabulated_conv(
     edge_sh = spherical_harmonics(direction, round(conv_spec[2] ** 0.5) - 1)
     weights = radial_weights(length / cutoff, table, conv_spec)
     rows = tensor_product_conv(x, edge_sh, weights, edge_index, conv_spec)
-    columns = []
-    for k in range(linear_spec[3]):
-        dim, in_offset, mul_in, _, mul_out, weight_offset = linear_spec[4 + 6 * k : 10 + 6 * k]
-        matrix = linear[weight_offset : weight_offset + mul_in * mul_out].view(mul_in, mul_out)
-        block = rows[:, in_offset : in_offset + dim * mul_in].reshape(-1, dim, mul_in)
-        columns.append((block @ matrix).flatten(1))
-    return torch.cat(columns, dim=1)
+    return block_linear(rows, linear[None], None, linear_spec)

@@ -3,5 +3,5 @@
 #define UQFORCE_VECTOR_BYTES 32
 #define UQFORCE_REGISTERS 16
 #define UQFORCE_KERNELS(type) kernels_avx2_##type
-#include "irreps_linear/cpu_body.h"
+#include "block_linear/cpu_body.h"
 #endif

@@ -3,5 +3,5 @@
 #define UQFORCE_VECTOR_BYTES 64
 #define UQFORCE_REGISTERS 32
 #define UQFORCE_KERNELS(type) kernels_avx512_##type
-#include "irreps_linear/cpu_body.h"
+#include "block_linear/cpu_body.h"
 #endif

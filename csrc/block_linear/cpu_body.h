@@ -1,6 +1,6 @@
 // The kernels of cpu_kernels.h, written once with GCC vector extensions and compiled per instruction set by
 // cpu_baseline.cpp, cpu_avx2.cpp and cpu_avx512.cpp. Everything here has internal linkage.
-#include "irreps_linear/cpu_kernels.h"
+#include "block_linear/cpu_kernels.h"
 #include "tensor_product_conv/cpu_simd.h"
 
 namespace uqforce::linear_map {
