@@ -44,9 +44,8 @@ class Layer:
         self.spec = TensorProductSpec(irreps, l_max, irreps)
         gates = Irreps(irreps).num_irreps - Irreps(irreps).count("0e") - Irreps(irreps).count("0o")
         wanted = (Irreps(irreps) + Irreps(f"{gates}x0e")).sort().irreps.simplify()
-        self.map = BlockSpec(
-            self.spec.irreps_out, [(m, ir) for m, ir in wanted if ir in self.spec.irreps_out]
-        )
+        wanted = (Irreps(irreps) + f"{gates}x0e").sort().irreps.simplify()
+        self.map = BlockSpec(self.spec.irreps_out, wanted, fan=0)
         network = ScalarMLP([BESSELS, WIDTH, self.spec.weight_numel], torch.float64).requires_grad_(False)
         frequencies = torch.arange(1, BESSELS + 1, dtype=torch.float64)
 
