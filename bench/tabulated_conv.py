@@ -43,7 +43,6 @@ class Layer:
         irreps, l_max = WORKLOADS[name]
         self.spec = TensorProductSpec(irreps, l_max, irreps)
         gates = Irreps(irreps).num_irreps - Irreps(irreps).count("0e") - Irreps(irreps).count("0o")
-        wanted = (Irreps(irreps) + Irreps(f"{gates}x0e")).sort().irreps.simplify()
         wanted = (Irreps(irreps) + f"{gates}x0e").sort().irreps.simplify()
         self.map = BlockSpec(self.spec.irreps_out, wanted, fan=0)
         network = ScalarMLP([BESSELS, WIDTH, self.spec.weight_numel], torch.float64).requires_grad_(False)
