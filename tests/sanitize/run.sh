@@ -17,7 +17,7 @@ case "${1:-}" in
     ;;
   thread)
     sanitizer=thread runtimes=tsan
-    export TSAN_OPTIONS="halt_on_error=1:exitcode=66" OMP_NUM_THREADS=2
+    export TSAN_OPTIONS="halt_on_error=1:exitcode=66:ignore_noninstrumented_modules=1" OMP_NUM_THREADS=2
     ;;
   *)
     sed -n '2p' "$0" >&2
