@@ -1,7 +1,7 @@
 // What at::parallel_for needs of OpenMP's runtime, by threads that ThreadSanitizer knows.
 //
-// libgomp synchronises by futexes that ThreadSanitizer cannot see: it would report every array that one thread
-// writes before a parallel region and another one reads in it. Inside a library built with this file,
+// libgomp synchronises by futexes that ThreadSanitizer cannot see: it would report every array that one
+// thread writes before a parallel region and another one reads in it. Inside a library built with this file,
 // `#pragma omp parallel` starts threads and joins them; both are seen, nothing has to be suppressed, and an
 // access that only the region's own code could have ordered is reported. Hidden symbols, so that no other
 // library gets them.
@@ -22,7 +22,8 @@ int omp_get_max_threads();  // libgomp's: what torch.set_num_threads or OMP_NUM_
 __attribute__((visibility("hidden"))) int omp_get_thread_num() { return thread_num; }
 __attribute__((visibility("hidden"))) int omp_get_num_threads() { return num_threads; }
 
-__attribute__((visibility("hidden"))) void GOMP_parallel(void (*body)(void*), void* data, unsigned wanted, unsigned) {
+__attribute__((visibility("hidden"))) void GOMP_parallel(void (*body)(void*), void* data, unsigned wanted,
+                                                         unsigned) {
   const int count = wanted > 0 ? static_cast<int>(wanted) : omp_get_max_threads();
   const auto run = [&](int number) {
     thread_num = number;
