@@ -133,4 +133,4 @@ def cases() -> Iterator[Case]:
             compiled = remote("training:nequip", system, size, "compile", environment=KEEP_MEMORY)
             rivals["nequip, compile, memory kept"] = compiled
             name = f"step, preset {size}, {system}, float32"
-            yield Case(name, "atom", atoms, rivals, check, target=5, quick=size == "S")
+            yield Case(name, "atom", atoms, rivals, check, target=5, quick=size == "S" and make is molecules)
