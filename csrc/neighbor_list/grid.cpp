@@ -123,12 +123,13 @@ struct Builder {
   double bins_per_unit[3] = {};
 
   void wrap_atoms() {
-    for (Span& s : span) s = {std::numeric_limits<double>::max(), std::numeric_limits<double>::lowest()};
+    const Span nothing = {std::numeric_limits<double>::max(), std::numeric_limits<double>::lowest()};
+    for (Span& s : span) s = nothing;
     std::mutex merging;
     at::parallel_for(0, num_atoms, kAtoms, [&](int64_t begin, int64_t end) {
       double largest = 0;
       int32_t most_cells[3] = {};
-      Span bounds[3] = {span[0], span[1], span[2]};
+      Span bounds[3] = {nothing, nothing, nothing};  // span may be changed by other threads now
       for (int64_t i = begin; i < end; ++i) {
         const T* given = positions + 3 * i;
         const Vec r = {double(given[0]), double(given[1]), double(given[2])};
