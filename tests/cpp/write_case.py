@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from uqforce.deploy.export import export
+from uqforce.deploy.export import call, export, open_model
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 
@@ -27,10 +27,11 @@ cell = torch.tensor([[[5.7, 0.0, 0.0], [0.4, 5.7, 0.0], [0.0, -0.3, 5.9]]], dtyp
 pbc = torch.tensor([[True, True, False]])
 types = torch.arange(27) % 3
 neighbors = neighbor_list(positions, cell, pbc, 4.0)
-expected = potential(neighbors.edge_vec, neighbors.edge_index, types, torch.zeros_like(types), 1)
+module, _ = open_model(potential)
+expected = call(module, neighbors.edge_vec, neighbors.edge_index, types, torch.zeros_like(types), 1)
 
-lines = [[27], cell.flatten().tolist(), [1, 1, 0], expected.energy.tolist()]
-lines += torch.cat([types[:, None], positions, expected.forces], dim=1).tolist()
+lines = [[27], cell.flatten().tolist(), [1, 1, 0], expected["energy"].tolist()]
+lines += torch.cat([types[:, None], positions, expected["forces"]], dim=1).tolist()
 (folder / "structure.txt").write_text(
     "\n".join(" ".join(f"{value:.17g}" for value in line) for line in lines) + "\n"
 )
