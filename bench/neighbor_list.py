@@ -86,7 +86,7 @@ def crystals() -> Iterator[Case]:
         name = f"silicon, {len(atoms)} atoms{', shuffled' if shuffled else ''}"
         pairs = len(find()())
         least = work(len(atoms), pairs)
-        options = {"memory": True, "target": 2.5} if repeat == 23 else {}
+        options = {"target": 2.5} if repeat == 23 else {}
         yield Case(name, "pair", pairs, rivals, same_number_of_pairs, least, **options)
 
 
