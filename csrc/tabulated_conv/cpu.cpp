@@ -96,14 +96,15 @@ struct Call {
     }
   }
 
-  // Nodes that are worked on together, so that their rows of the convolution stay in a near cache; whole
-  // tiles of `matmul`.
-  std::vector<int64_t> blocks() const {
+  // Nodes that are worked on together, at most `most`, so that their rows of the convolution stay in a near
+  // cache; whole tiles of `matmul` where that allows it.
+  std::vector<int64_t> blocks(int64_t most) const {
     constexpr int64_t kCacheBytes = 1 << 18, kTile = linear_map::kRows, kMost = 48;
     const int64_t row = std::max<int64_t>(conv.conv.dim_out * cotangents * sizeof(T), 1);
     const int64_t nodes = std::clamp(kCacheBytes / row / kTile, int64_t(1), kMost / kTile) * kTile;
     std::vector<int64_t> cuts{0};
-    while (cuts.back() < edges.nodes) cuts.push_back(std::min(cuts.back() + nodes, edges.nodes));
+    while (cuts.back() < edges.nodes)
+      cuts.push_back(std::min(cuts.back() + std::min(nodes, most), edges.nodes));
     return cuts;
   }
 
@@ -336,7 +337,7 @@ class Walker {
 
 template <typename T>
 void walk_value(const Call<T>& call) {
-  const auto cuts = call.blocks();
+  const auto cuts = call.blocks(call.edges.nodes);
   at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t from, int64_t to) {
     Walker<T> walker(call, cuts[1]);
     for (int64_t b = from; b < to; ++b) walker.value(cuts[b], cuts[b + 1]);
@@ -347,9 +348,13 @@ void walk_value(const Call<T>& call) {
 // rows first, and then each adds those that belong to its own nodes, in the order of the edges all the same.
 template <typename T>
 void walk_vjp(const Call<T>& call) {
-  const auto cuts = call.blocks();
-  const int64_t blocks = cuts.size() - 1, threads = at::get_num_threads(), in = call.conv.conv.dim_in;
-  if (threads == 1 || blocks <= 1 || !call.dx) {
+  const int64_t threads = at::get_num_threads(), in = call.conv.conv.dim_in;
+  const bool together = threads > 1 && call.dx;
+  // Together, few nodes at a time: what is written in a round must still be in a near cache when it is added.
+  const auto cuts =
+      call.blocks(together ? std::max<int64_t>(linear_map::kRows / call.cotangents, 1) : call.edges.nodes);
+  const int64_t blocks = cuts.size() - 1;
+  if (!together || blocks <= 1) {
     const auto walk = [&](int64_t from, int64_t to) {
       Walker<T> walker(call, cuts[1]);
       for (int64_t b = from; b < to; ++b) walker.vjp(cuts[b], cuts[b + 1]);
