@@ -130,7 +130,7 @@ void multiply(const BlockSpec& spec, bool transposed, const Tensor& x, const Ten
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& types, at::IntArrayRef flat,
                   bool transposed) {
-  const auto spec = BlockSpec::parse(flat);
+  const BlockSpec& spec = BlockSpec::parse(flat);
   check_shape(weight, "weight", {kAny, spec.weight_numel});
   const OptionalTensor none;
   const int64_t num_types = weight.size(0), dim = transposed ? spec.dim_in : spec.dim_out;
@@ -148,7 +148,7 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& t
 
 Tensor weight_cpu(const Tensor& x, const Tensor& grad, const OptionalTensor& types, c10::SymInt sym_num_types,
                   at::IntArrayRef flat) {
-  const auto spec = BlockSpec::parse(flat);
+  const BlockSpec& spec = BlockSpec::parse(flat);
   check_block_linear(spec, types, sym_num_types, x, {}, grad);
   const int64_t num_types = sym_num_types.expect_int(), atoms = x.size(0);
   const Tensor rows = x.contiguous(), g = grad.contiguous();

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "common/checks.h"
+#include "common/parsed_once.h"
 #include "common/without_cuda.h"
 
 namespace uqforce {
@@ -28,9 +29,7 @@ bool all(const std::vector<bool>& taken) {
   return std::find(taken.begin(), taken.end(), false) == taken.end();
 }
 
-}  // namespace
-
-BlockSpec BlockSpec::parse(at::IntArrayRef flat) {
+BlockSpec parse_spec(at::IntArrayRef flat) {
   constexpr size_t kHead = 4, kPerBlock = 6;
   TORCH_CHECK_VALUE(flat.size() >= kHead && (flat.size() - kHead) % kPerBlock == 0 && flat[0] >= 0 &&
                         flat[1] >= 0 && flat[2] >= 0 && flat[3] >= 0,
@@ -58,6 +57,10 @@ BlockSpec BlockSpec::parse(at::IntArrayRef flat) {
   spec.covers_out = all(outputs);
   return spec;
 }
+
+}  // namespace
+
+const BlockSpec& BlockSpec::parse(at::IntArrayRef flat) { return parsed_once(flat, &parse_spec); }
 
 at::Tensor BlockSpec::transpose(const at::Tensor& weight) const {
   const at::Tensor out = at::empty_like(weight);
@@ -116,7 +119,7 @@ namespace {
 
 at::Tensor meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& types,
                 at::IntArrayRef flat, bool transposed) {
-  const auto spec = BlockSpec::parse(flat);
+  const BlockSpec& spec = BlockSpec::parse(flat);
   const std::optional<at::Tensor> none;
   check_shape(weight, "weight", {kAny, spec.weight_numel});
   check_block_linear(spec, types, weight.sym_size(0), transposed ? none : x, weight, transposed ? x : none);
@@ -125,7 +128,7 @@ at::Tensor meta(const at::Tensor& x, const at::Tensor& weight, const std::option
 
 at::Tensor meta_weight(const at::Tensor& x, const at::Tensor& grad, const std::optional<at::Tensor>& types,
                        c10::SymInt num_types, at::IntArrayRef flat) {
-  const auto spec = BlockSpec::parse(flat);
+  const BlockSpec& spec = BlockSpec::parse(flat);
   check_block_linear(spec, types, num_types, x, {}, grad);
   return x.new_empty_symint({num_types, spec.weight_numel});
 }

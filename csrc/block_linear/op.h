@@ -24,7 +24,8 @@ struct BlockSpec {
   std::vector<ColumnBlock> blocks;
 
   // ValueError unless every block stays within the dimensions and shares no output and no weight.
-  static BlockSpec parse(at::IntArrayRef flat);
+  // Parsed once per distinct list, then remembered.
+  static const BlockSpec& parse(at::IntArrayRef flat);
   // weight [.., weight_numel] with the matrix of each block transposed.
   at::Tensor transpose(const at::Tensor& weight) const;
 };

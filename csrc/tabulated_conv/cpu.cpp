@@ -15,6 +15,7 @@
 
 #include "block_linear/cpu_kernels.h"
 #include "common/isa.h"
+#include "common/workspace.h"
 #include "tabulated_conv/cpu_kernels.h"
 #include "tabulated_conv/op.h"
 #include "tensor_product_conv/cpu_plan.h"
@@ -116,27 +117,6 @@ struct Call {
     TORCH_INTERNAL_ASSERT(false, "no path has weight ", weight);
   }
   Tensor table_;
-};
-
-// Zeros in whole cache lines.
-template <typename T>
-class Aligned {
- public:
-  explicit Aligned(int64_t size)
-      : data_(static_cast<T*>(::operator new(std::max<int64_t>(size, 1) * sizeof(T), kLine))), size_(size) {
-    std::fill_n(reinterpret_cast<char*>(data_), size * sizeof(T), char(0));
-  }
-  ~Aligned() { ::operator delete(data_, kLine); }
-  Aligned(const Aligned&) = delete;
-  Aligned& operator=(const Aligned&) = delete;
-  T* data() { return data_; }
-  T& operator[](int64_t k) { return data_[k]; }
-  int64_t size() const { return size_; }
-
- private:
-  static constexpr std::align_val_t kLine{64};
-  T* data_;
-  int64_t size_;
 };
 
 // One thread's work.
@@ -327,8 +307,8 @@ class Walker {
 
   const Call<T>& call_;
   int64_t columns_;  // of an edge's gradient: spherical harmonics, length
-  Aligned<Edges<T>> edges_;
-  Aligned<T> matrix_, weight_, slope_, dweight_, partial_, gradient_, chunk_rows_, rows_;
+  Workspace<Edges<T>> edges_;
+  Workspace<T> matrix_, weight_, slope_, dweight_, partial_, gradient_, chunk_rows_, rows_;
   std::vector<int64_t> found_;
   std::vector<const T*> from_;
   std::vector<T*> to_;

@@ -22,7 +22,7 @@ struct TabulatedConv {
   at::Tensor table;       // for each path in turn [intervals + 5, mul]
   at::Tensor linear;      // the blocks' weights; for the derivative each transposed
   const ConvSpec& conv;
-  BlockSpec map;
+  const BlockSpec& map;
   int64_t intervals;
 
   // Checks all but the values of indices.

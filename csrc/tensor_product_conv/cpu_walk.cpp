@@ -4,31 +4,12 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
 
+#include "common/workspace.h"
 #include "tensor_product_conv/cpu_plan.h"
 
 namespace uqforce::conv {
 namespace {
-
-// Aligned to cache lines; zeroed unless it is said not to be.
-template <typename T>
-class Workspace {
- public:
-  explicit Workspace(int64_t size, bool zeroed = true)
-      : bytes_(std::max<int64_t>(size, 1) * sizeof(T)),
-        data_(static_cast<T*>(::operator new (bytes_, std::align_val_t{64}))) {
-    if (zeroed) std::memset(data_, 0, bytes_);
-  }
-  ~Workspace() { ::operator delete (data_, std::align_val_t{64}); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  T* data() { return data_; }
-
- private:
-  size_t bytes_;
-  T* data_;
-};
 
 // One thread's walk. Kernels know no absent inputs: those are one row of zeros.
 template <typename T>

@@ -5,11 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <map>
-#include <memory>
-#include <mutex>
-
 #include "common/checks.h"
+#include "common/parsed_once.h"
 #include "common/without_cuda.h"
 #include "tensor_product_conv/coupling.h"
 
@@ -66,14 +63,7 @@ ConvSpec parse_spec(at::IntArrayRef flat) {
 
 }  // namespace
 
-const ConvSpec& ConvSpec::parse(at::IntArrayRef flat) {
-  static std::mutex mutex;
-  static std::map<std::vector<int64_t>, std::unique_ptr<const ConvSpec>> known;
-  std::lock_guard<std::mutex> lock(mutex);
-  auto& spec = known[flat.vec()];
-  if (!spec) spec = std::make_unique<const ConvSpec>(parse_spec(flat));
-  return *spec;
-}
+const ConvSpec& ConvSpec::parse(at::IntArrayRef flat) { return parsed_once(flat, &parse_spec); }
 
 void check_conv(const at::Tensor& x, const at::Tensor& edge_sh, const at::Tensor& edge_weight,
                 const at::Tensor& edge_index, const ConvSpec& spec, const std::optional<at::Tensor>& grad,
