@@ -109,5 +109,8 @@ def cases() -> Iterator[Case]:
         check = torch.testing.assert_close if dtype == torch.float64 else None
         name = f"{what.__name__.replace('_', ' ')}, {dim} features, {components} components"
         least = work(dim, components, dtype, what)
-        options = {"memory": what is gradient, "target": {value: 7, gradient: 25}.get(what)}
+        options = {"memory": what is gradient}
+        if what is not hessian_product:
+            aim = (7, "scikit-learn") if what is value else (25, f"torch, {ATOMS} at a time")
+            options |= dict(zip(("target", "against"), aim))
         yield Case(f"{name}, {least.dtype}", "atom", ATOMS, rivals, check, least, **options)

@@ -53,7 +53,12 @@ def main(name: str, only: str, seconds: float, quick: bool, output: str) -> None
         load, threads = os.getloadavg()[0], torch.get_num_threads()
         rows = run_case(case, seconds, name)
         entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
-        entry |= {"target": case.target, "load_average": round(load, 2), "rows": rows}
+        entry |= {
+            "target": case.target,
+            "against": case.against,
+            "load_average": round(load, 2),
+            "rows": rows,
+        }
         if case.work is not None:
             entry |= {"work": dataclasses.asdict(case.work), "ceilings": ceilings()}
         cases.append(entry)

@@ -1,6 +1,6 @@
 """Run the benchmarks `python bench/run.py [NAME ...]`; bench/NAME.py has `cases() -> Iterable[Case]`.
 
-Prints a table per case and writes bench/results/<machine>/NAME.json with the machine's facts, or all of it to
+Prints a table per case and writes bench/results/<machine>/NAME.json with facts of the machine, or one NAME's to
 the file of --json. `ratio` is the time of a rival over ours. "ceiling" is the share of the time that the
 counted bytes or operations would take at the best bandwidth and matrix product measured in the same run.
 "CPU" is the time that the process's threads computed: with one thread less than "ms" by what the machine
@@ -31,12 +31,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=f"for each rival of a case (default {SECONDS})")
     parser.add_argument("--quick", action="store_true", help=f"fewer cases, {QUICK_SECONDS} seconds each")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write results there, not to --output")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write results there, not into --output")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
     args = parser.parse_args()
     args.names = args.names or names
     if unknown := set(args.names) - set(names):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(names)}")
+    if args.json and len(args.names) > 1:
+        parser.error(f"--json takes one NAME, not {len(args.names)}; --output FOLDER takes several")
     if args.seconds is None:
         args.seconds = QUICK_SECONDS if args.quick else SECONDS
     return args
@@ -68,20 +70,17 @@ def scaling(name: str, entries: list[dict]) -> str:
 def main() -> None:
     args = parse()
     command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
-    results = []
     with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as scratch:
         for name in args.names:
             runs = [measured(args, name, threads, scratch) for threads in args.threads]
             cases = [case for run in runs for case in run["cases"]]
             print(scaling(name, cases), end="", flush=True)
-            results.append({"name": name, "command": command, "machine": runs[0]["machine"], "cases": cases})
-            if args.json:
-                args.json.write_text(json.dumps(results, indent=1) + "\n")
-                continue
-            machine = runs[0]["machine"]["gpu"] or runs[0]["machine"]["cpu"]
-            folder = args.output / re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.json").write_text(json.dumps(results[-1], indent=1) + "\n")
+            machine = runs[0]["machine"]
+            folder = re.sub(r"[^a-z0-9]+", "-", (machine["gpu"] or machine["cpu"]).lower()).strip("-")
+            path = args.json or args.output / folder / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            result = {"name": name, "command": command, "machine": machine, "cases": cases}
+            path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

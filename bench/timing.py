@@ -51,7 +51,8 @@ class Case:
         check: raises AssertionError where the result of a rival differs from that of the first one.
         work: with it the table shows rates and the share of the machine's ceilings.
         memory: measure what one call adds to the memory in use at its peak, each rival in a fresh process.
-        target: how many times faster than the fastest rival we want to be.
+        target: how many times faster than `against` we want to be.
+        against: that rival's name; by default the fastest.
         quick: part of `run.py --quick`.
     """
 
@@ -63,6 +64,7 @@ class Case:
     work: Work | None = None
     memory: bool = False
     target: float | None = None
+    against: str | None = None
     quick: bool = True
 
 

@@ -106,6 +106,12 @@ def test_cases_have_names_of_their_own_and_ours_comes_first(timing, name):
     assert all(next(iter(case.rivals)).startswith("uqforce") for case in cases)
 
 
+def test_json_takes_one_name(tmp_path):
+    command = [sys.executable, BENCH / "run.py", "gmm_nll", "models", "--json", tmp_path / "both.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "--json takes one NAME, not 2" in done.stderr
+
+
 def test_unknown_name():
     done = subprocess.run([sys.executable, BENCH / "run.py", "nope"], capture_output=True, text=True)
     assert done.returncode == 2 and "no benchmark nope: choose from" in done.stderr
@@ -150,9 +156,13 @@ def test_report_of_a_quiet_and_of_a_busy_machine(report, tmp_path):
     (folder / "gmm_nll.json").write_text(json.dumps(result(1.2, 1, [ours, *rivals])))
     text = report.page(tmp_path)
     assert "| nap | 2 ms, 1 ms/wink | 4 ms, fast | 2 (aim 3.0) | 25% | 8 / 6 |" in text
-    assert "- gmm_nll, nap: 2 times faster than the fastest rival, short of 3.0." in text
+    assert "- gmm_nll, nap: 2 times faster than fast, short of 3.0." in text
     assert "- gmm_nll, nap: slow adds 6 MB, we 8 MB." in text
     assert "Not measured, because not installed: none." in text
+
+    (folder / "gmm_nll.json").write_text(json.dumps(result(1.2, 1, [ours, *rivals], against="slow")))
+    assert "| 2 (4.5, aim 3.0: slow) |" in (text := report.page(tmp_path))
+    assert "short of" not in text
 
     (folder / "gmm_nll.json").write_text(json.dumps(result(1.6, 1, [ours, *rivals])))
     assert "| nap † | 1 ms, 500 us/wink | 2 ms, slow | 2 (aim 3.0) | 50% | 8 / 6 |" in report.page(tmp_path)
