@@ -1,6 +1,6 @@
 """Run the benchmarks `python bench/run.py [NAME ...]`; bench/NAME.py has `cases() -> Iterable[Case]`.
 
-Prints a table per case and writes bench/results/<machine>/NAME.json with facts of the machine, or one NAME's to
+Prints a table per case and writes bench/results/<machine>/NAME.json with the machine's facts, or one NAME to
 the file of --json. `ratio` is the time of a rival over ours. "ceiling" is the share of the time that the
 counted bytes or operations would take at the best bandwidth and matrix product measured in the same run.
 "CPU" is the time that the process's threads computed: with one thread less than "ms" by what the machine
