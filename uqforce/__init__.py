@@ -3,7 +3,7 @@
 from uqforce._library import build_info
 from uqforce._version import __version__
 
-__all__ = ["Calculator", "__version__", "build_info"]
+__all__ = ["Calculator", "__version__", "build_info", "import_nequip"]
 
 
 def __getattr__(name: str):
@@ -11,4 +11,8 @@ def __getattr__(name: str):
         from uqforce.deploy.calculator import Calculator
 
         return Calculator
+    if name == "import_nequip":
+        from uqforce.deploy.nequip import import_nequip
+
+        return import_nequip
     raise AttributeError(f"module 'uqforce' has no attribute {name!r}")

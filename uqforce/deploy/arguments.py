@@ -1,9 +1,18 @@
-"""The arguments of the verbs export, md, eval and info; light, since every command imports it."""
+"""The arguments of the verbs import, export, md, eval and info; light, since every command imports it."""
 
 import argparse
 
 EXIT_HALTED, EXIT_NOT_FINITE = 3, 4
 WATCHED = {"nll": "score of an atom", "forces_uncertainty": "force uncertainty of an atom, eV/A,"}
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="nequip checkpoint (*.ckpt) or package (*.nequip.zip)")
+    parser.add_argument("-o", "--output", required=True, help="model to write (*.uqf)")
+    parser.add_argument(
+        "--trust", action="store_true", help="read the file although it can run code; prints its sha256"
+    )
+    parser.add_argument("--energy-unit", default="eV", help="of the model's energies (default eV)")
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:

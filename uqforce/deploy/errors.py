@@ -13,6 +13,10 @@ class ExportError(RuntimeError):
     """The exported file could not be written, or did not give what the model gives."""
 
 
+class NequipError(ValueError):
+    """A nequip model cannot be read or carried over; the message says why."""
+
+
 class UncertaintyExceeded(RuntimeError):
     """An uncertainty is above its threshold.
 

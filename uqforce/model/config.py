@@ -43,6 +43,9 @@ class ModelConfig(BaseModel):
     readout_mlp_hidden_layers_width: int | None = Field(
         None, ge=1, description="their width; default: channels of l = 0"
     )
+    readout_mlp_nonlinearity: Literal["silu", "mish", "gelu", "none"] = Field(
+        "silu", description="function between the layers of the readout"
+    )
     num_bessels: int = Field(8, ge=1, description="radial basis functions")
     bessel_trainable: bool = Field(False, description="train the basis functions' frequencies")
     polynomial_cutoff_p: float = Field(6.0, ge=2, description="exponent of the polynomial cutoff")

@@ -44,7 +44,8 @@ class EdgeEmbedding(nn.Module):
         super().__init__()
         self.l_max = l_max
         self.num_types = len(cutoffs)
-        self.register_buffer("inverse_cutoff", torch.tensor(cutoffs, dtype=dtype).reciprocal().view(-1))
+        table = torch.tensor(cutoffs, dtype=torch.float64)
+        self.register_buffer("inverse_cutoff", table.reciprocal().view(-1))
         self.single_cutoff = all(cutoff == r_max for row in cutoffs for cutoff in row)
         self.frequencies = nn.Parameter(
             torch.arange(1, num_bessels + 1, dtype=dtype).view(1, -1), requires_grad=bessel_trainable
@@ -54,9 +55,11 @@ class EdgeEmbedding(nn.Module):
         self.factor = 2.0 * math.pi / (r_max * r_max)
 
     def basis(self, x: Tensor) -> Tensor:
-        """Radial basis [E, num_bessels] at scaled lengths x [E,1]."""
-        bessel = torch.sinc(x * self.frequencies) * self.frequencies
-        return bessel * polynomial_cutoff(x, self.p) * self.factor
+        """Radial basis [E, num_bessels] at scaled lengths x [E,1], in the network's precision."""
+        # In float64, since the cutoff is a small difference of large terms where x is near 1.
+        exact = x.to(torch.float64)
+        bessel = torch.sinc(exact * self.frequencies) * self.frequencies
+        return (bessel * polynomial_cutoff(exact, self.p) * self.factor).to(self.frequencies.dtype)
 
     def node_basis(self, nodes: int) -> tuple[Tensor, Tensor]:
         """Radial basis and its derivative by the scaled length, [nodes, num_bessels], evenly from 0 to 1."""
@@ -71,21 +74,21 @@ class EdgeEmbedding(nn.Module):
         return basis.to(self.frequencies.dtype), slope.to(self.frequencies.dtype)
 
     def geometry(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
-        """edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], scaled length [E,1]."""
+        """edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], scaled length [E,1], of its type."""
         if self.single_cutoff:
             inverse_cutoff = self.inverse_cutoff[:1]
         else:
             pair = atom_types[edge_index[0]] * self.num_types + atom_types[edge_index[1]]
             inverse_cutoff = self.inverse_cutoff[pair]
-        return torch.ops.uqforce.edge_embedding(edge_vec, inverse_cutoff, self.l_max)
+        return torch.ops.uqforce.edge_embedding(edge_vec, inverse_cutoff.to(edge_vec.dtype), self.l_max)
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Embed the edges.
 
-        edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2], radial basis [E, num_bessels],
-        scaled length [E,1].
+        edge_vec [E,3] A -> spherical harmonics [E, (l_max+1)^2] and radial basis [E, num_bessels] in the
+        network's precision, scaled length [E,1].
         """
         edge_sh, x = self.geometry(edge_vec, edge_index, atom_types)
-        return edge_sh, self.basis(x), x
+        return edge_sh.to(self.frequencies.dtype), self.basis(x), x

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Final
 
 import torch
 from e3nn.o3 import Irreps
@@ -25,24 +26,50 @@ class ScalarLinear(nn.Module):
 
 
 class ScalarMLP(nn.Module):
-    """Perceptron with SiLU between its layers and no bias, initialised to preserve the forward variance.
+    """Perceptron without bias, initialised to preserve the forward variance.
 
-    `dims` are the widths from input to output; `hidden(x)` is the input of the last layer, `last`.
+    `dims` are the widths from input to output, `activation` ("silu", "mish", "gelu" or "none") stands between
+    the layers; `hidden(x)` is the input of the last layer, `last`.
     """
 
-    def __init__(self, dims: list[int], dtype: torch.dtype) -> None:
+    activation: Final[str]
+
+    def __init__(self, dims: list[int], dtype: torch.dtype, activation: str = "silu") -> None:
         super().__init__()
+        self.activation = activation
+        # The gain of ReLU stands in for those of the smooth functions, as in NequIP.
+        gain = 1.0 if activation == "none" else math.sqrt(2.0)
         layers = [
-            # The gain of ReLU stands in for SiLU's, as in NequIP.
-            ScalarLinear(dim_in, dim_out, 1.0 if i == 0 else math.sqrt(2.0), dtype)
+            ScalarLinear(dim_in, dim_out, 1.0 if i == 0 else gain, dtype)
             for i, (dim_in, dim_out) in enumerate(pairwise(dims))
         ]
         self.inner = nn.ModuleList(layers[:-1])
         self.last = layers[-1]
 
+    def activate(self, x: Tensor) -> Tensor:
+        if self.activation == "silu":
+            return torch.nn.functional.silu(x)
+        if self.activation == "mish":
+            return torch.nn.functional.mish(x)
+        if self.activation == "gelu":
+            return torch.nn.functional.gelu(x)
+        return x
+
+    def activation_slope(self, x: Tensor) -> Tensor:
+        """Derivative of `activate`."""
+        if self.activation == "silu":
+            return silu_slope(x)
+        if self.activation == "mish":
+            t = torch.tanh(torch.nn.functional.softplus(x))
+            return t + x * torch.sigmoid(x) * (1.0 - t * t)
+        if self.activation == "gelu":
+            density = torch.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+            return 0.5 * torch.erfc(-x / math.sqrt(2.0)) + x * density
+        return torch.ones_like(x)
+
     def hidden(self, x: Tensor) -> Tensor:
         for layer in self.inner:
-            x = torch.nn.functional.silu(layer(x))
+            x = self.activate(layer(x))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,8 +79,8 @@ class ScalarMLP(nn.Module):
         """Value, and derivative by a variable of which x has the derivative `slope`, both [N, in]."""
         for layer in self.inner:
             x, slope = layer(x), layer(slope)
-            slope = slope * silu_slope(x)
-            x = torch.nn.functional.silu(x)
+            slope = slope * self.activation_slope(x)
+            x = self.activate(x)
         return self.last(x), self.last(slope)
 
     def hidden_vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
@@ -62,9 +89,9 @@ class ScalarMLP(nn.Module):
         slopes: list[Tensor] = []
         for layer in self.inner:
             x = layer(x)
-            slopes.append(silu_slope(x))
+            slopes.append(self.activation_slope(x))
             weights.append(layer.weight * layer.alpha)
-            x = torch.nn.functional.silu(x)
+            x = self.activate(x)
         for k in range(len(weights) - 1, -1, -1):
             cotangents = torch.matmul(cotangents * slopes[k], weights[k].t())
         return cotangents

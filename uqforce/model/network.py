@@ -73,7 +73,7 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(layers)
         width = config.readout_mlp_hidden_layers_width or irreps.dim
         depth = config.readout_mlp_hidden_layers_depth
-        self.readout = ScalarMLP([irreps.dim] + [width] * depth + [1], dtype)
+        self.readout = ScalarMLP([irreps.dim] + [width] * depth + [1], dtype, config.readout_mlp_nonlinearity)
         self.num_last_features = width if depth else irreps.dim
         self.scale_shift = PerTypeScaleShift(config)
         self.zbl = ZBL(config.type_names) if config.zbl else None
@@ -83,7 +83,8 @@ class Network(nn.Module):
 
         The features are the scalars immediately before the last linear map to the atomic energy.
         """
-        edge_vec = edge_vec.to(self.dtype)
+        # Lengths rounded to float32 would cost a digit in stresses; in training that does not matter.
+        edge_vec = edge_vec.to(self.dtype if self.training else torch.float64)
         node_slope: Tensor | None = None
         if self.training and 0 < self.radial_nodes < edge_vec.shape[0]:
             edge_sh, scaled_length = self.edge_embedding.geometry(edge_vec, edge_index, atom_types)

@@ -12,7 +12,7 @@ def sample_structure(potential: Potential, seed: int = 0) -> tuple[Tensor, Tenso
     device = next(potential.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     cutoff = potential.config.r_max
-    spacing = 0.55 * cutoff
+    spacing = 0.55 * min(min(row) for row in potential.config.cutoff_table())
     grid = torch.cartesian_prod(*[torch.arange(3, dtype=torch.float64)] * 3).repeat(2, 1)
     positions = spacing * (grid + 0.2 * torch.rand(54, 3, dtype=torch.float64, generator=generator))
     cell = 3 * spacing * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
