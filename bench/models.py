@@ -12,6 +12,7 @@ mace-torch and nequip need different e3nn: name its python in UQFORCE_BENCH_MACE
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ TOLERANCE = 1e-4  # of the energy, and of the largest force
 
 
 def potential(size: str):
-    """Ours, with weights of seed 0."""
-    from uqforce.model import ModelConfig, Potential
+    """Ours: of a size with weights of seed 0, or of a model file (.uqf) of silicon."""
+    from uqforce.model import ModelConfig, Potential, load_model
 
+    if size.endswith(".uqf"):
+        return load_model(size)
     torch.manual_seed(0)
     energies = {"per_type_energy_scales": 1.0, "per_type_energy_shifts": -5.0}
     config = ModelConfig.from_preset(size, type_names=TYPES, r_max=CUTOFF, avg_num_neighbors=28.0, **energies)
@@ -41,7 +44,7 @@ def write_exported(path: str, size: str) -> None:
 
 
 def exported(size: str) -> str:
-    return made(f"uqforce-{size}.pt", "models:write_exported", size)
+    return made(f"uqforce-{Path(size).stem}.pt", "models:write_exported", size)
 
 
 def ours(size: str, repeat: int = REPEAT) -> Callable[[], dict]:

@@ -1,12 +1,12 @@
 """nequip 0.19 with our weights: eager, and compiled by AOTInductor."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from models import CUTOFF, REPEAT, TYPES, potential
 from nequip.integrations.ase import NequIPCalculator
 from nequip.integrations.utils import basic_transforms
-from nequip.model import NequIPGNNModel
 from nequip.nn.compile import DictInputOutputWrapper
 from nequip.scripts._compile_utils import ASE_TARGET
 from nequip.utils.aot import aot_export_model
@@ -14,7 +14,7 @@ from nequip.utils.global_state import set_global_state
 from remote import made
 from systems import moving, silicon, tensors
 
-from tests.model.make_nequip_reference import copy_weights
+from uqforce.deploy.nequip import to_nequip
 from uqforce.model import Potential
 from uqforce.ops import neighbor_list
 
@@ -22,10 +22,7 @@ from uqforce.ops import neighbor_list
 def same_model(ours: Potential, compile_mode: str = "eager") -> torch.nn.Module:
     """nequip's model of the same configuration and weights."""
     set_global_state()
-    fields = ours.config.model_dump(exclude={"zbl", "variance_head", "dtype"})
-    model = NequIPGNNModel(seed=0, model_dtype="float32", compile_mode=compile_mode, **fields)
-    copy_weights(ours, model)
-    return model
+    return to_nequip(ours, compile_mode)
 
 
 def silicon_data(repeat: int = REPEAT) -> dict[str, torch.Tensor]:
@@ -55,7 +52,7 @@ def write_compiled(path: str, size: str) -> None:
 def compiled(size: str) -> torch.nn.Module:
     """A compiled model, opened as nequip opens it."""
     set_global_state()  # nequip's data are of its default type, float64
-    path = made(f"{size}.nequip.pt2", "rivals.nequip_models:write_compiled", size)
+    path = made(f"{Path(size).stem}.nequip.pt2", "rivals.nequip_models:write_compiled", size)
     package = torch._inductor.aoti_load_package(path)
     return DictInputOutputWrapper(package, ASE_TARGET["input"], ASE_TARGET["output"])
 

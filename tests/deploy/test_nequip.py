@@ -23,6 +23,7 @@ from uqforce.model import ModelConfig, Potential, sample_structure
 from uqforce.ops import neighbor_list
 
 pytest.importorskip("nequip", reason="nequip is not installed: pip install 'uqforce[nequip]'")
+pytestmark = pytest.mark.filterwarnings("ignore:Found `per_type_energy")
 TYPES = ["H", "C", "O", "Si"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tests.model.systems import TYPES, random_system
+from uqforce.deploy.nequip import to_nequip
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 
@@ -58,52 +59,10 @@ def filled_potential(name: str) -> Potential:
     return potential
 
 
-def nequip_name(name: str) -> str:
-    """Name in nequip's state dict of one of our network's parameters."""
-    head, _, tail = name.removeprefix("network.").partition(".")
-    if head == "type_embedding":
-        return "type_embed.embed_module.weight"
-    if head == "edge_embedding":
-        return "bessel_encode.bessel_weights"
-    if head == "scale_shift":
-        return f"per_type_energy_scale_shift.{tail}"
-    if head == "readout":
-        return f"per_atom_energy_readout.mlp_module.{tail}"
-    layer, _, rest = tail.partition(".")
-    rest = (
-        rest.replace("self_connection", "sc")
-        .replace("linear_in", "linear_1")
-        .replace("linear_out", "linear_2")
-    )
-    return f"layer{layer}_convnet.conv.{rest.replace('radial', 'edge_mlp')}"
-
-
-def copy_weights(potential: Potential, nequip_model: torch.nn.Module) -> None:
-    state = nequip_model.state_dict()
-    for name, parameter in potential.named_parameters():
-        wanted = nequip_name(name)
-        stem, _, tail = wanted.partition("inner.") if "inner." in wanted else wanted.partition("last.")
-        keys = [k for k in state if stem in k] if tail else [k for k in state if k.endswith(wanted)]
-        key = keys[int(tail.split(".")[0])] if "inner." in wanted else keys[-1]
-        assert state[key].numel() == parameter.numel(), (name, key)
-        state[key] = parameter.detach().reshape(state[key].shape)
-    nequip_model.load_state_dict(state)
-
-
 def evaluate_nequip(potential: Potential) -> dict:
-    from nequip.model import NequIPGNNModel
-    from nequip.utils.global_state import set_global_state
-
-    set_global_state()
-    fields = potential.config.model_dump(exclude={"zbl", "variance_head", "dtype"})
-    zbl = {"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", "chemical_species": TYPES}
-    model = NequIPGNNModel(
-        seed=0, model_dtype="float64", pair_potential=zbl if potential.config.zbl else None, **fields
-    )
-    copy_weights(potential, model)
     system = random_system([7, 5], periodic=True)
     n = neighbor_list(system.positions, system.cell, system.pbc, 3.5, system.batch)
-    result = model.eval()(
+    result = to_nequip(potential)(
         {
             "pos": system.positions,
             "cell": system.cell,

@@ -17,7 +17,13 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model (*.uqf)")
-    parser.add_argument("-o", "--output", required=True, help="file to write (*.pt)")
+    parser.add_argument("-o", "--output", required=True, help="file to write (*.pt, or *.ckpt for nequip)")
+    parser.add_argument(
+        "--format",
+        choices=("torchscript", "nequip-state"),
+        default="torchscript",
+        help="nequip-state: the network as a checkpoint that nequip loads (default torchscript)",
+    )
     parser.add_argument(
         "--tabulation",
         type=float,

@@ -303,6 +303,8 @@ def open_model(
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.format == "nequip-state":
+        return run_nequip(args)
     description = export(load_model(args.model), args.output, args.tabulation)
     size, types = Path(args.output).stat().st_size / 1e6, ", ".join(description["type_names"])
     print(f"{args.output}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
@@ -313,4 +315,19 @@ def run(args: argparse.Namespace) -> int:
               f"{tables['energy_error']:.1e}, of forces {tables['forces_error']:.1e}")  # fmt: skip
     later = TOLERANCE_OPTIMISED[description["dtype"]]
     print(f"checked in a fresh process: equal to the Python model to {TOLERANCE}, optimised code to {later}")
+    return 0
+
+
+def run_nequip(args: argparse.Namespace) -> int:
+    from uqforce.deploy.nequip import export_nequip
+
+    if args.tabulation is not None:
+        raise ExportError("--tabulation has no meaning with --format nequip-state: leave it out")
+    potential = load_model(args.model)
+    export_nequip(potential, args.output)
+    print(f"{args.output}: a checkpoint of nequip, open it with nequip.model.ModelFromCheckpoint")
+    heads = {"mixture": potential.mixture.means.shape[0] > 0, "variance head": potential.config.variance_head}
+    if left := [name for name, present in heads.items() if present]:
+        print(f"nequip has no place for the {' and the '.join(left)}, which stay behind")
+    print("checked: nequip reads the same weights from it")
     return 0

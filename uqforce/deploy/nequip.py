@@ -2,9 +2,10 @@
 
 import argparse
 import contextlib
-import importlib
+import importlib.metadata
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from uqforce.data.units import ENERGY
 from uqforce.deploy.errors import NequipError
-from uqforce.deploy.nequip_config import kind, neighbor_norm, read_config, require
+from uqforce.deploy.nequip_config import kind, neighbor_norm, nequip_options, read_config, require
 from uqforce.model import ModelConfig, Potential, sample_structure, save_model
 from uqforce.train.checkpoint import rng_state, set_rng_state, sha256
 
@@ -242,6 +243,65 @@ def _convert(potential: Potential, energy_unit: str) -> None:
         parameter.data.mul_(factor)
         values = dict(zip(potential.config.type_names, parameter.tolist()))
         setattr(potential.config, f"per_type_energy_{name}", values)
+
+
+# ------------------------------------------------------------------------------------------------ to nequip
+
+
+def to_nequip(potential: Potential, compile_mode: str = "eager") -> nn.Module:
+    """nequip's `GraphModel` with the network of `potential`; its heads and its mixture have no place there.
+
+    Args:
+        compile_mode: nequip's, "eager" or "compile".
+
+    Raises:
+        NequipError: nequip is not installed.
+    """
+    with nequip("nequip.model") as models:
+        graph = models.NequIPGNNModel(compile_mode=compile_mode, **nequip_options(potential))
+    values = dict(graph.model.func.state_dict(keep_vars=True))
+    with torch.no_grad():
+        for name, parameter in potential.network.named_parameters():
+            if not name.startswith("scale_shift."):  # these are among the options
+                theirs = values[names_in_nequip(potential.config)[name]]
+                theirs.copy_(parameter.reshape(theirs.shape))
+    return graph.eval()
+
+
+def export_nequip(potential: Potential, path: str | os.PathLike) -> None:
+    """Write the network of `potential` as a checkpoint of nequip, and check what nequip reads from it.
+
+    The file holds tensors and plain values only. `nequip.model.ModelFromCheckpoint` opens it.
+
+    Raises:
+        NequipError: nequip is not installed, or reads something else from the file; no file is left then.
+    """
+    graph = to_nequip(potential)
+    options = {"_target_": "nequip.model.NequIPGNNModel", **nequip_options(potential)}
+    with nequip("nequip.utils") as utils:
+        versions = utils.get_current_code_versions(verbose=False)
+    content = {
+        "state_dict": {f"model.{SOLE_MODEL}.{name}": value for name, value in graph.state_dict().items()}
+        | {"run_stage": torch.zeros(1, dtype=torch.int64)},
+        "hyper_parameters": {
+            "model": options,
+            "num_datasets": {"train": 1, "val": 0, "test": 0, "predict": 0},
+            "info_dict": {
+                "versions": versions,
+                "training_module": {"_target_": "nequip.train.NequIPLightningModule"},
+            },
+        },
+        "pytorch-lightning_version": importlib.metadata.version("lightning"),
+    }
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
+        written = Path(folder) / path.name
+        torch.save(content, written)
+        back = dict(import_nequip(_load(written)).network.named_parameters())
+        for name, parameter in potential.network.named_parameters():
+            if not torch.equal(back[name], parameter.cpu()):
+                raise NequipError(f"nequip reads another {name} than was written to {path}: no file is left")
+        os.replace(written, path)
 
 
 def run(args: argparse.Namespace) -> int:

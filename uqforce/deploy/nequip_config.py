@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uqforce.deploy.errors import NequipError
-from uqforce.model import ModelConfig
+from uqforce.model import ModelConfig, Potential
 from uqforce.model.zbl import COULOMB
 
 PARTS = {
@@ -185,8 +185,9 @@ def _check_zbl(zbl: nn.Module, types: list[str]) -> None:
 
 def _shortest(value: float, same: Callable[[float], bool]) -> float:
     """The decimal number of fewest digits that is the `same` as value."""
-    rounded = (float(f"{value:.{digits}g}") for digits in range(1, 18))
-    return next(filter(same, rounded), value)
+    rounded = [float(f"{value:.{digits}g}") for digits in range(1, 18)]
+    neighbours = [math.nextafter(value, toward) for toward in (0.0, math.inf)]
+    return next(filter(same, rounded + neighbours), value)
 
 
 def _cutoffs(edge_norm: nn.Module, types: list[str]) -> dict[str, dict[str, float]] | None:
@@ -209,6 +210,26 @@ def _neighbors(norm: Tensor, types: list[str]) -> float | dict[str, float]:
 
 def _per_type(values: Tensor, types: list[str]) -> float | dict[str, float] | None:
     values = values.detach().flatten().tolist()
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return values[0] if values else None
     return dict(zip(types, values))
+
+
+def nequip_options(potential: Potential) -> dict[str, Any]:
+    """Arguments of nequip's `NequIPGNNModel` that build our network, with its present scales and shifts."""
+    config = potential.config
+    fields = config.model_dump(exclude={"zbl", "variance_head", "dtype"})
+    for name, values in potential.network.scale_shift.named_parameters():
+        field, default = f"per_type_energy_{name}", {"scales": 1.0, "shifts": 0.0}[name]
+        fields[field] = _per_type(values, config.type_names)
+        if getattr(config, field) is None and fields[field] == default:
+            fields[field] = None
+    if config.readout_mlp_nonlinearity == "none":
+        fields["readout_mlp_nonlinearity"] = None
+    if config.zbl:
+        fields["pair_potential"] = {
+            "_target_": "nequip.nn.pair_potential.ZBL",
+            "units": "metal",
+            "chemical_species": config.type_names,
+        }
+    return {"seed": 0, "model_dtype": config.dtype, **fields}
