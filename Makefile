@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all set-up themselves: environment, requirements, build.
 #
 #   make demo        the main job on real input, from data to halted dynamics (10 minutes on 2 cores)
-#   make test        the tests, C++ driver included (20 minutes on 2 cores at most)
+#   make test        the tests, CUDA kernels run on the host and C++ driver included (20 minutes on 2 cores)
 #   make test-slow   the tests marked slow
 #   make test-cpp    of the tests, only the CMake build with its C++ driver
 #   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
@@ -28,6 +28,7 @@ demo: build
 
 test: build
 	$(PYTEST)
+	$(PYTEST) --emulate tests/ops
 
 test-slow: build
 	$(PYTEST) -m slow

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "common/without_cuda.h"
 
 #ifndef UQFORCE_CUDA_ARCHS
 #define UQFORCE_CUDA_ARCHS ""
@@ -50,8 +51,9 @@ std::string build_info() {
   std::ostringstream json;
   json << "{\"uqforce\": \"" UQFORCE_VERSION "\", \"torch\": \"" TORCH_VERSION
           "\", \"compiler\": \"" UQFORCE_COMPILER "\", \"cuda_archs\": "
-       << json_list(cuda_archs()) << ", \"instruction_sets\": " << json_list(instruction_sets())
-       << ", \"instruction_set\": \"" << isa_name(active_isa()) << "\"}";
+       << json_list(cuda_archs()) << ", \"without_cuda\": " << json_list(ops_without_cuda())
+       << ", \"instruction_sets\": " << json_list(instruction_sets()) << ", \"instruction_set\": \""
+       << isa_name(active_isa()) << "\"}";
   return json.str();
 }
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: device, dtype, real data, fresh processes."""
+"""Fixtures shared by all tests: device, dtype, real data, fresh processes; CUDA kernels run on the host."""
 
 import os
 import subprocess
@@ -16,10 +16,40 @@ ROOT = Path(__file__).parents[1]
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--emulate", action="store_true", help="CUDA kernels on the host instead of the CPU's")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("emulate"):
+        sys.path.insert(0, str(ROOT / "tests" / "emulation"))
+        from library import build
+
+        config.emulation = build(ROOT / "build" / "emulation")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("emulate"):
+        return
+    chosen = {True: [], False: []}
+    for item in items:  # the ops that have no CUDA kernel keep the CPU's
+        op = ROOT / "csrc" / item.path.stem.removeprefix("test_")
+        cpu = item.get_closest_marker("cpu_kernels") or (op.is_dir() and not any(op.glob("cuda*.cu")))
+        chosen[not cpu].append(item)
+    config.hook.pytest_deselected(items=chosen[False])
+    items[:] = chosen[True]
+
+
 @pytest.fixture(params=DEVICES)
 def device(request) -> torch.device:
     """The CPU always, a CUDA device where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def cuda_kernels(device, request) -> bool:
+    """Whether CUDA kernels run: on a CUDA device, or with --emulate."""
+    return device.type == "cuda" or request.config.getoption("emulate")
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -37,17 +67,19 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
-def fresh_process(tmp_path) -> Callable[..., str]:
+def fresh_process(tmp_path, request) -> Callable[..., str]:
     """`fresh_process(code, *arguments)` runs Python code as a user of an exported model would.
 
     The code runs in a new process in `tmp_path` with torch imported and `libuqforce.so` loaded; importing
     uqforce there fails. `arguments` are `sys.argv[1:]`. Returns what it printed; a failure fails the test.
     """
+    libraries = [LIBRARY_PATH, *filter(None, [getattr(request.config, "emulation", None)])]
     prelude = f"""
         import sys
         import torch
         sys.modules["uqforce"] = None
-        torch.ops.load_library({str(LIBRARY_PATH)!r})
+        for path in {[str(path) for path in libraries]!r}:
+            torch.ops.load_library(path)
     """
 
     def run(code: str, *arguments: object) -> str:

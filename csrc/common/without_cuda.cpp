@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <set>
+
 namespace uqforce {
 namespace {
 
@@ -11,10 +13,20 @@ void without_cuda(const c10::OperatorHandle& op, torch::jit::Stack* /*stack*/) {
       ": move the tensors to the CPU with .cpu(), or rebuild uqforce where nvcc is found");
 }
 
+std::set<std::string>& names() {
+  static std::set<std::string> names;
+  return names;
+}
+
 }  // namespace
 
 void register_without_cuda(torch::Library& library, std::initializer_list<const char*> ops) {
-  for (const char* op : ops) library.impl(op, torch::CppFunction::makeFromBoxedFunction<&without_cuda>());
+  for (const char* op : ops) {
+    library.impl(op, torch::CppFunction::makeFromBoxedFunction<&without_cuda>());
+    names().insert(op);
+  }
 }
+
+std::vector<std::string> ops_without_cuda() { return {names().begin(), names().end()}; }
 
 }  // namespace uqforce

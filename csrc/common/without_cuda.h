@@ -4,11 +4,18 @@
 #include <torch/library.h>
 
 #include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "common/api.h"
 
 namespace uqforce {
 
 // Registers, for each of `ops`, a CUDA kernel that raises NotImplementedError and says what to do.
-void register_without_cuda(torch::Library& library, std::initializer_list<const char*> ops);
+UQFORCE_API void register_without_cuda(torch::Library& library, std::initializer_list<const char*> ops);
+
+// The names of these ops.
+std::vector<std::string> ops_without_cuda();
 
 }  // namespace uqforce
 

@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce::gmm_nll {
 
@@ -100,7 +99,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("gmm_nll_grad", grad_meta);
   m.impl("gmm_nll_hvp", hvp_meta);
 }
-
-UQFORCE_WITHOUT_CUDA("gmm_nll", "gmm_nll_grad", "gmm_nll_hvp")
 
 }  // namespace uqforce::gmm_nll

@@ -5,13 +5,15 @@
 
 #include <tuple>
 
+#include "common/api.h"
+
 namespace uqforce::gmm_nll {
 
 // ValueError / TypeError unless the four tensors fit together. Works on Meta tensors with symbolic sizes.
-void check_arguments(const at::Tensor& features, const at::Tensor& means,
-                     const at::Tensor& precisions_cholesky, const at::Tensor& log_weights);
+UQFORCE_API void check_arguments(const at::Tensor& features, const at::Tensor& means,
+                                 const at::Tensor& precisions_cholesky, const at::Tensor& log_weights);
 // The same for the vector of the Hessian product.
-void check_vector(const at::Tensor& vector, const at::Tensor& features);
+UQFORCE_API void check_vector(const at::Tensor& vector, const at::Tensor& features);
 
 // Calls through the dispatcher.
 at::Tensor call_nll(const at::Tensor& features, const at::Tensor& means,

@@ -13,8 +13,9 @@ def test_build():
     text = "\n".join(info.describe_build()) + "\n"
     assert __version__ in text and torch.__version__ in text
     assert build_info()["instruction_set"] in text
-    devices = "CPU" if build_info()["cuda_archs"] is None else "CPU, CUDA"
+    lacking = build_info()["without_cuda"] or []
     for op in ("neighbor_list", "tensor_product_conv", "gmm_nll", "force_variance"):
+        devices = "CPU" if op in lacking else "CPU, CUDA"
         assert f"op                {op}: {devices}\n" in text
 
 
@@ -33,12 +34,20 @@ def test_says_once_what_runs(capsys):
     assert said.count("\n") == 1 and f"CPU kernels ({build_info()['instruction_set']})" in said
 
 
-def test_a_cpu_build_on_a_cuda_machine_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        ({"cuda_archs": None}, "uqforce was built without CUDA kernels"),
+        (
+            {"cuda_archs": ["sm_90"], "without_cuda": ["gmm_nll"]},
+            "uqforce has no CUDA kernel yet for gmm_nll",
+        ),
+    ],
+)
+def test_a_build_that_lacks_kernels_on_a_cuda_machine_says_so(build, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(info, "build_info", lambda: build_info() | {"cuda_archs": None})
-    with pytest.warns(UserWarning, match="built without CUDA kernels: running on the CPU"):
+    monkeypatch.setattr(info, "build_info", lambda: build_info() | build)
+    with pytest.warns(UserWarning, match=f"{message}.*: running on the CPU"):
         assert info.choose_device("auto").type == "cpu"
-    with pytest.raises(
-        ValueError, match="'cuda:1' was asked for, but uqforce was built without CUDA kernels"
-    ):
+    with pytest.raises(ValueError, match=f"'cuda:1' was asked for, but {message}"):
         info.choose_device("cuda:1")

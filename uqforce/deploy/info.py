@@ -22,28 +22,35 @@ def choose_device(device: str) -> torch.device:
     Raises:
         DeployError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
     """
-    available, built = torch.cuda.is_available(), build_info()["cuda_archs"] is not None
+    available, lacking = torch.cuda.is_available(), without_cuda()
     if device == "auto":
-        if available and not built:
+        if available and lacking:
             warnings.warn(
-                "this machine has a CUDA device but uqforce was built without CUDA kernels: running on the "
-                "CPU (install uqforce where nvcc is found, or say device='cpu')",
+                f"this machine has a CUDA device but uqforce {lacking}: running on the CPU "
+                "(say device='cpu' to be rid of this warning)",
                 stacklevel=3,
             )
-        device = "cuda" if available and built else "cpu"
+        device = "cuda" if available and not lacking else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and not available:
         raise DeployError(
             f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device"
         )
-    if chosen.type == "cuda" and not built:
-        raise DeployError(
-            f"device {device!r} was asked for, but uqforce was built without CUDA kernels: use 'cpu'"
-        )
+    if chosen.type == "cuda" and lacking:
+        raise DeployError(f"device {device!r} was asked for, but uqforce {lacking}: use 'cpu'")
     if chosen.type not in ("cpu", "cuda"):
         raise DeployError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
     _announce(chosen)
     return chosen
+
+
+def without_cuda() -> str | None:
+    """Why models do not run on CUDA with this build; None where they do."""
+    build = build_info()
+    if build["cuda_archs"] is None:
+        return "was built without CUDA kernels (install it where nvcc is found)"
+    lacking = build["without_cuda"]
+    return f"has no CUDA kernel yet for {', '.join(lacking)}" if lacking else None
 
 
 @functools.cache
@@ -60,10 +67,17 @@ def describe_device(device: torch.device) -> str:
 def kernels() -> dict[str, list[str]]:
     """Devices for which each op of the library has a kernel; none for an op made of others."""
     names = sorted(n for n in torch._C._dispatch_get_all_op_names() if n.startswith("uqforce::"))
-    # A build without CUDA registers CUDA stubs, which only say so.
-    keys = ["CPU"] if build_info()["cuda_archs"] is None else ["CPU", "CUDA"]
+    lacking = build_info()["without_cuda"] or []  # these have a CUDA stub, which only says so
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {name.removeprefix("uqforce::"): [key for key in keys if has_kernel(name, key)] for name in names}
+    return {
+        short: [
+            key
+            for key in ("CPU", "CUDA")
+            if has_kernel(name, key) and not (key == "CUDA" and short in lacking)
+        ]
+        for name in names
+        for short in [name.removeprefix("uqforce::")]
+    }
 
 
 def describe_build() -> list[str]:

@@ -1,0 +1,54 @@
+// What the CUDA kernels share. No torch header; the tests compile kernels for the host too (tests/emulation).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace uqforce {
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Bytes of shared memory that a block of the current device can have.
+inline int64_t most_shared_memory() {
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "current device");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "shared memory");
+  return bytes;
+}
+
+// Launches `kernel` on `stream` with `shared` bytes of dynamic shared memory; nothing where there are no
+// blocks.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
+            void* stream, const Arguments&... arguments) {
+  if (blocks == 0) return;
+  if (blocks > 2147483647) throw std::runtime_error(std::string(name) + ": too many blocks");
+  if (shared > 48 * 1024) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+template <typename T>
+__device__ T* shared_memory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<T*>(bytes);
+#else
+  return static_cast<T*>(emulation::shared_memory());
+#endif
+}
+
+}  // namespace uqforce
