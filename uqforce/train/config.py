@@ -81,6 +81,12 @@ class TrainConfig(Section):
             raise ValueError(
                 f"{' and '.join(asked)}: likelihood needs the model's variance, set model.variance_head: true"
             )
+        if self.model.freeze and not any(getattr(self.loss, name).weight > 0 for name, kind in kinds.items()
+                                         if kind == "likelihood"):  # fmt: skip
+            raise ValueError(
+                "model.freeze: true leaves the variance head to train, which only a likelihood sees: set "
+                "loss.energy.kind or loss.forces.kind: likelihood"
+            )
         return self
 
     @staticmethod

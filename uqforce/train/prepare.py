@@ -60,7 +60,11 @@ def prepare(config: TrainConfig, directory: Path) -> Prepared:
         require_labels(train, wanted)
         require_labels(validation, wanted)
     type_names = config.model.type_names or type_names_of([*train, *validation])
-    energies = _atomic_energies(data, train, type_names, keys, units)
+    shifts = config.model.per_type_energy_shifts
+    if shifts is None:
+        energies = _atomic_energies(data, train, type_names, keys, units)
+    else:
+        energies = shifts if isinstance(shifts, dict) else dict.fromkeys(type_names, shifts)
 
     def build(frames: list[Frame], name: str) -> Dataset:
         return Dataset.build(frames, type_names, config.model.r_max, directory / "data" / f"{name}.store")

@@ -19,6 +19,7 @@ from uqforce.train.distributed import Processes
 from uqforce.train.loop import Trainer, log
 from uqforce.train.prepare import Prepared, prepare
 from uqforce.train.report import write_report
+from uqforce.train.start import start_from
 
 
 def train(config: TrainConfig, trust: bool = False, allow_changed_config: bool = False) -> Path:
@@ -54,6 +55,8 @@ def _train(
     checkpoint.seed_generators(config.seed)
     potential = Potential(prepared.model)
     potential.card = card(config, prepared)
+    if config.model.start is not None:
+        start_from(potential, config.model.start, config.model.freeze)
     if processes.first:
         checkpoint.remove_leftovers(directory)
     trainer = Trainer(
@@ -121,7 +124,8 @@ def _describe(config: TrainConfig, prepared: Prepared, trainer: Trainer, process
         f"{' '.join(model.type_names)}, {numbers.avg_num_neighbors:.1f} neighbours within {model.r_max} A, "
         f"force rms {numbers.forces_rms:.4g} eV/A"
     )
-    shifts = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in model.per_type_energy_shifts.items())
+    energies = zip(model.type_names, model.per_type("per_type_energy_shifts", 0.0))
+    shifts = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in energies)
     log.info(f"energies of isolated atoms (eV): {shifts}")
     log.info(
         f"{weights} weights in {model.dtype}, {trainer.steps_per_epoch} steps per epoch, "

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from uqforce.model import PRESETS, ModelConfig
+from uqforce.model import PRESETS, ModelConfig, load_model
 
 
 class ConfigError(ValueError):
@@ -193,6 +193,18 @@ class CheckpointConfig(Section):
     )
 
 
+def model_fields(path: str) -> dict[str, Any]:
+    """The configuration of a model file, with its scales and shifts as trained. Raises ValueError."""
+    try:
+        potential = load_model(path)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    fields = potential.config.model_dump()
+    for name, values in potential.network.scale_shift.named_parameters():
+        fields[f"per_type_energy_{name}"] = dict(zip(fields["type_names"], values.tolist()))
+    return fields
+
+
 def _optional(name: str) -> tuple[Any, Any]:
     field = ModelConfig.model_fields[name]
     kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
@@ -212,13 +224,36 @@ FROM_DATA = {
 
 
 class _ModelSection(Section):
-    """Fields of uqforce.model.ModelConfig. What is null comes from the preset, the data, or the default."""
+    """Fields of uqforce.model.ModelConfig. What is null comes from the preset, the data, or the default; with
+    `start`, from that model.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_start(cls, values: Any) -> Any:
+        """Write down what the model to start from says, so that it counts as configured."""
+        if not isinstance(values, dict) or values.get("start") is None:
+            return values
+        start = expand(str(values["start"]))
+        if ModelConfig.model_fields.keys() <= values.keys():  # written down before
+            return {**values, "start": start}
+        if values.get("preset") is not None:
+            raise ValueError(f"preset: {values['preset']} and start exclude each other: leave one out")
+        return {**model_fields(start), **values, "start": start}
+
+    @model_validator(mode="after")
+    def _freeze_needs_start(self) -> _ModelSection:
+        if self.freeze and self.start is None:
+            raise ValueError("freeze: true keeps the network of the model that `start` names: name one")
+        if self.freeze and not self.variance_head:
+            raise ValueError("freeze: true leaves only heads to train: set variance_head: true")
+        return self
 
     def resolve(
         self, type_names: list[str], avg_num_neighbors: float, scales: float, shifts: dict[str, float]
     ) -> ModelConfig:
         """The model's configuration, with these values where none are given. Raises ConfigError."""
-        given = self.model_dump(exclude_none=True, exclude={"preset"})
+        given = self.model_dump(exclude_none=True, exclude={"preset", "start", "freeze"})
         fields = {
             "type_names": type_names,
             "avg_num_neighbors": avg_num_neighbors,
@@ -244,6 +279,11 @@ ModelSection = create_model(
         Literal[tuple(PRESETS)] | None,
         Field(None, description=f"size to start from: {', '.join(PRESETS)}, as NequIP's; null: none"),
     ),
+    start=(
+        str | None,
+        Field(None, description="model (.uqf) to start from, its architecture and weights; null: none"),
+    ),
+    freeze=(bool, Field(False, description="keep the network of `start` as it is and train the heads only")),
     r_max=(
         Annotated[(float, *ModelConfig.model_fields["r_max"].metadata)],
         Field(description=ModelConfig.model_fields["r_max"].description, json_schema_extra={"example": 5.0}),
