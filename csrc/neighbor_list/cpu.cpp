@@ -5,11 +5,15 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <bit>
+#include <memory>
+#include <numeric>
 
 #include "common/isa.h"
 #include "common/pool.h"
 #include "neighbor_list/cpu_kernels.h"
 #include "neighbor_list/grid.h"
+#include "neighbor_list/molecule.h"
 #include "neighbor_list/op.h"
 
 namespace uqforce::neighbor_list {
@@ -43,8 +47,8 @@ std::vector<int64_t> structure_starts(const OptionalTensor& batch, int64_t num_a
 
 template <typename T>
 struct Structure {
-  Grid<T> grid;
-  Cell<T> cell;
+  std::unique_ptr<const Grid<T>> grid;  // absent: a molecule
+  std::span<uint64_t> near;             // of a molecule: a bit per pair
 };
 
 const Kernels& kernels() {
@@ -61,8 +65,8 @@ class Searcher {
  public:
   explicit Searcher(double cutoff) : kernels_(uqforce::neighbor_list::kernels()), cutoff_(cutoff) {}
 
-  void enter(const Structure<T>& structure) {
-    structure_ = &structure;
+  void enter(const Grid<T>& grid) {
+    grid_ = &grid;
     bin_ = -1;
   }
 
@@ -71,33 +75,31 @@ class Searcher {
     visit(centre);
     int64_t doubts;
     const Matches found = {slots_.data(), ranks_.data()};
-    int64_t n = kernels_.find(grid().points(), ranges_.data(), ranges_.size(), centre, grid().limits, found,
+    int64_t n = kernels_.find(grid_->points(), ranges_.data(), ranges_.size(), centre, grid_->limits, found,
                               doubtful_.data(), &doubts);
-    if (doubts == 0 && grid().has_one_bin()) return {slots_.data(), size_t(n)};
+    if (doubts == 0 && grid_->has_one_bin()) return {slots_.data(), size_t(n)};
     for (int64_t d = 0; d < doubts; ++d) {
       const int32_t slot = doubtful_[d];
       if (!is_pair(centre, slot)) continue;
       slots_[n] = slot;
-      ranks_[n++] = grid().rank[slot];
+      ranks_[n++] = grid_->rank[slot];
     }
     if (n <= kShortList) {
       kernels_.sort(found, n, sorted_.data());
     } else {
       std::copy_n(slots_.data(), n, sorted_.data());
       std::sort(sorted_.data(), sorted_.data() + n,
-                [rank = grid().rank](int32_t a, int32_t b) { return rank[a] < rank[b]; });
+                [rank = grid_->rank](int32_t a, int32_t b) { return rank[a] < rank[b]; });
     }
     return {sorted_.data(), size_t(n)};
   }
 
  private:
-  const Grid<T>& grid() const { return structure_->grid; }
-
   void visit(int32_t centre) {
-    const int64_t bin = grid().bin[centre];
+    const int64_t bin = grid_->bin[centre];
     if (bin_ == bin) return;
     bin_ = bin;
-    const size_t room = grid().ranges(bin, ranges_) + kPadding;
+    const size_t room = grid_->ranges(bin, ranges_) + kPadding;
     for (auto* list : {&slots_, &ranks_, &doubtful_, &sorted_}) {
       if (list->size() < room) list->resize(room);
     }
@@ -105,15 +107,15 @@ class Searcher {
 
   // The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
   bool is_pair(int32_t centre, int32_t neighbor) const {
-    const End<T>&i = grid().images[centre], &j = grid().images[neighbor];
+    const End<T>&i = grid_->images[centre], &j = grid_->images[neighbor];
     int64_t shift[4];
     T vec[4];
-    edge(i, j, structure_->cell, shift, vec);
+    edge(i, j, grid_->cell, shift, vec);
     const double x = vec[0], y = vec[1], z = vec[2];
     return x * x + y * y + z * z < cutoff_ * cutoff_;
   }
 
-  const Structure<T>* structure_ = nullptr;
+  const Grid<T>* grid_ = nullptr;
   const Kernels& kernels_;
   double cutoff_;
   int64_t bin_ = -1;
@@ -121,10 +123,10 @@ class Searcher {
   std::vector<int32_t> slots_, ranks_, doubtful_, sorted_;
 };
 
-// What is known of an atom between the two walks.
+// What is known of an atom of a grid between the two walks.
 struct Found {
   const int32_t* slots;  // of the neighbours
-  int32_t size, centre;  // how many, and the atom's own slot
+  int32_t centre;        // the atom's own slot
 };
 
 // The arrays written.
@@ -133,25 +135,36 @@ struct Edges {
   int64_t *centre, *neighbor, *shift;
   T* vec;
 
-  // Writes the edges of an atom from edge `first` on.
-  void write(int64_t first, const Found& found, const End<T>* images, const Cell<T>& cell) const {
+  // Writes the edges `first` to `last` of an atom.
+  void write(int64_t first, int64_t last, const Found& found, const End<T>* images, const Cell<T>& cell) const {
+    if (first == last) return;
     const End<T>& i = images[found.centre];
-    std::fill_n(centre + first, found.size, i.atom);
-    int64_t *to_neighbor = neighbor + first, *to_shift = shift + 3 * first;
-    T* to_vec = vec + 3 * first;
-    for (int32_t k = 0; k + 1 < found.size; ++k, to_shift += 3, to_vec += 3) {
-      const End<T>& j = images[found.slots[k]];
-      to_neighbor[k] = j.atom;
-      edge(i, j, cell, to_shift, to_vec);  // a fourth number lands in the next edge, which follows
+    std::fill(centre + first, centre + last, i.atom);
+    const int32_t* slot = found.slots;
+    for (int64_t e = first; e + 1 < last; ++e) {
+      const End<T>& j = images[*slot++];
+      neighbor[e] = j.atom;
+      edge(i, j, cell, shift + 3 * e, vec + 3 * e);  // a fourth number lands in the next edge, which follows
     }
-    if (found.size == 0) return;
     int64_t last_shift[4];
     T last_vec[4];
-    const End<T>& j = images[found.slots[found.size - 1]];
-    to_neighbor[found.size - 1] = j.atom;
+    const End<T>& j = images[*slot];
+    neighbor[last - 1] = j.atom;
     edge(i, j, cell, last_shift, last_vec);
-    std::copy_n(last_shift, 3, to_shift);
-    std::copy_n(last_vec, 3, to_vec);
+    std::copy_n(last_shift, 3, shift + 3 * (last - 1));
+    std::copy_n(last_vec, 3, vec + 3 * (last - 1));
+  }
+
+  // The same of atom i of a molecule that begins with atom `offset`, but for the shifts.
+  void write(int64_t e, int64_t i, int64_t offset, const T* positions, std::span<const uint64_t> near) const {
+    for (size_t w = 0; w < near.size(); ++w) {
+      for (uint64_t bits = near[w]; bits != 0; bits &= bits - 1, ++e) {
+        const int64_t j = offset + 64 * int64_t(w) + std::countr_zero(bits);
+        centre[e] = i;
+        neighbor[e] = j;
+        for (int k = 0; k < 3; ++k) vec[3 * e + k] = positions[3 * j + k] - positions[3 * i + k];
+      }
+    }
   }
 };
 
@@ -161,70 +174,112 @@ class List {
   List(const at::Tensor& positions, const at::Tensor& cell, const at::Tensor& pbc, double cutoff,
        const OptionalTensor& batch)
       : cutoff_(cutoff),
-        options_(positions.options()),
+        positions_(positions),
         start_(structure_starts(batch, positions.size(0), cell.size(0))),
         structures_(cell.size(0)),
         arenas_(at::get_num_threads()) {
+    const T* r = positions.const_data_ptr<T>();
     at::parallel_for(0, cell.size(0), 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
+        const int64_t first = start_[b], num_atoms = start_[b + 1] - first;
         const T* box = cell.const_data_ptr<T>() + 9 * b;
-        structures_[b] = {build_grid(positions.const_data_ptr<T>(), start_[b], start_[b + 1] - start_[b], box,
-                                     pbc.const_data_ptr<bool>() + 3 * b, cutoff, b, arena()),
-                          Cell<T>(box)};
+        const bool* periodic = pbc.const_data_ptr<bool>() + 3 * b;
+        if (is_molecule(r + 3 * first, num_atoms, box, periodic)) {
+          structures_[b].near = arena().template take<uint64_t>(num_atoms * words(num_atoms));
+        } else {
+          structures_[b].grid = std::make_unique<const Grid<T>>(
+              build_grid(r, first, num_atoms, box, periodic, cutoff, b, arena()));
+        }
       }
     });
   }
 
   std::tuple<at::Tensor, at::Tensor, at::Tensor> edges() {
     const int64_t num_atoms = start_.back();
-    const std::vector<Found> found = search();
-    std::vector<int64_t> first_edge(num_atoms + 1);
-    for (int64_t i = 0; i < num_atoms; ++i) first_edge[i + 1] = first_edge[i] + found[i].size;
+    found_ = arenas_[0].template take<Found>(num_atoms);
+    first_edge_ = arenas_[0].template take<int64_t>(num_atoms + 1);
+    first_edge_[0] = 0;
+    search();
+    std::partial_sum(first_edge_.begin(), first_edge_.end(), first_edge_.begin());
 
-    const int64_t num_edges = first_edge[num_atoms];
-    at::Tensor edge_index = empty_from_pool({2, num_edges}, options_.dtype(at::kLong));
-    at::Tensor cell_shift = empty_from_pool({num_edges, 3}, options_.dtype(at::kLong));
-    at::Tensor edge_vec = empty_from_pool({num_edges, 3}, options_);
+    const int64_t num_edges = first_edge_[num_atoms];
+    const auto options = positions_.options();
+    at::Tensor edge_index = empty_from_pool({2, num_edges}, options.dtype(at::kLong));
+    at::Tensor cell_shift = empty_from_pool({num_edges, 3}, options.dtype(at::kLong));
+    at::Tensor edge_vec = empty_from_pool({num_edges, 3}, options);
     int64_t* index = edge_index.mutable_data_ptr<int64_t>();
-    const Edges<T> edges = {index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(),
-                            edge_vec.mutable_data_ptr<T>()};
-    for_each_run([&](int64_t b, int64_t begin, int64_t end) {
-      const Structure<T>& structure = structures_[b];
-      const End<T>* images = structure.grid.images.data();
-      for (int64_t i = begin; i < end; ++i) {
-        // What is read lies as the atoms do in space, not in order: ask for it ahead of time.
-        for (int64_t k = 0; i + 2 < end && k < found[i + 2].size; k += 16)
-          __builtin_prefetch(found[i + 2].slots + k);
-        for (int64_t k = 0; i + 1 < end && k < found[i + 1].size; ++k)
-          __builtin_prefetch(images + found[i + 1].slots[k]);
-        edges.write(first_edge[i], found[i], images, structure.cell);
-      }
-    });
+    write({index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(), edge_vec.mutable_data_ptr<T>()});
     return {edge_index, cell_shift, edge_vec};
   }
 
  private:
   Arena& arena() { return arenas_[at::get_thread_num()]; }
 
-  // The neighbours of all atoms, looked for in the order of the centres' slots: those that follow one another
-  // lie side by side, and so do the points around them.
-  std::vector<Found> search() {
-    std::vector<Found> found(start_.back());
-    std::vector<Searcher<T>> searchers(arenas_.size(), Searcher<T>(cutoff_));
+  // Finds the neighbours of all atoms and writes the number of atom i's to first_edge_[i + 1].
+  void search() {
     for_each_run([&](int64_t b, int64_t begin, int64_t end) {
-      const Grid<T>& grid = structures_[b].grid;
-      Searcher<T>& searcher = searchers[at::get_thread_num()];
-      Arena& arena = this->arena();
-      searcher.enter(structures_[b]);
-      for (int64_t c = begin; c < end; ++c) {
-        const int32_t centre = grid.centres[c - start_[b]];
-        const auto slots = searcher.find(centre);
-        const auto kept = arena.take<int32_t>(slots.size());
-        std::copy(slots.begin(), slots.end(), kept.begin());
-        found[grid.images[centre].atom] = {kept.data(), int32_t(kept.size()), centre};
+      if (structures_[b].grid) {
+        search_grid(*structures_[b].grid, start_[b], begin, end);
+      } else {
+        search_molecule(structures_[b].near, b, begin, end);
       }
     });
-    return found;
+  }
+
+  // Looked for in the order of the centres' slots: those that follow one another lie side by side, and so do
+  // the points around them.
+  void search_grid(const Grid<T>& grid, int64_t offset, int64_t begin, int64_t end) {
+    Searcher<T> searcher(cutoff_);
+    searcher.enter(grid);
+    Arena& arena = this->arena();
+    for (int64_t c = begin; c < end; ++c) {
+      const int32_t centre = grid.centres[c - offset];
+      const auto slots = searcher.find(centre);
+      const auto kept = arena.take<int32_t>(slots.size());
+      std::copy(slots.begin(), slots.end(), kept.begin());
+      const int64_t atom = grid.images[centre].atom;
+      found_[atom] = {kept.data(), centre};
+      first_edge_[atom + 1] = slots.size();
+    }
+  }
+
+  void search_molecule(std::span<uint64_t> near, int64_t b, int64_t begin, int64_t end) {
+    const int64_t offset = start_[b], num_atoms = start_[b + 1] - offset;
+    MoleculeSearch<T> search(kernels(), cutoff_);
+    search.enter(positions_.const_data_ptr<T>() + 3 * offset, num_atoms);
+    for (int64_t i = begin; i < end; ++i) {
+      first_edge_[i + 1] = search.find(i - offset, near.data() + (i - offset) * words(num_atoms));
+    }
+  }
+
+  void write(const Edges<T>& edges) {
+    for_each_run([&](int64_t b, int64_t begin, int64_t end) {
+      if (structures_[b].grid) {
+        write_grid(edges, *structures_[b].grid, begin, end);
+      } else {
+        write_molecule(edges, structures_[b].near, b, begin, end);
+      }
+    });
+  }
+
+  void write_grid(const Edges<T>& edges, const Grid<T>& grid, int64_t begin, int64_t end) const {
+    const End<T>* images = grid.images.data();
+    const auto size = [&](int64_t i) { return i < end ? first_edge_[i + 1] - first_edge_[i] : 0; };
+    for (int64_t i = begin; i < end; ++i) {
+      // What is read lies as the atoms do in space, not in order: ask for it ahead of time.
+      for (int64_t k = 0; k < size(i + 2); k += 16) __builtin_prefetch(found_[i + 2].slots + k);
+      for (int64_t k = 0; k < size(i + 1); ++k) __builtin_prefetch(images + found_[i + 1].slots[k]);
+      edges.write(first_edge_[i], first_edge_[i + 1], found_[i], images, grid.cell);
+    }
+  }
+
+  void write_molecule(const Edges<T>& edges, std::span<const uint64_t> near, int64_t b, int64_t begin,
+                      int64_t end) const {
+    const int64_t offset = start_[b], row = words(start_[b + 1] - offset);
+    std::fill(edges.shift + 3 * first_edge_[begin], edges.shift + 3 * first_edge_[end], 0);
+    for (int64_t i = begin; i < end; ++i) {
+      edges.write(first_edge_[i], i, offset, positions_.const_data_ptr<T>(), near.subspan((i - offset) * row, row));
+    }
   }
 
   // Calls f(structure, begin, end) for runs of atoms of one structure, on all threads.
@@ -234,17 +289,19 @@ class List {
       for (int64_t b = std::upper_bound(start_.begin(), start_.end(), begin) - start_.begin() - 1;
            begin < end; ++b) {
         const int64_t last = std::min(end, start_[b + 1]);
-        f(b, begin, last);
+        if (begin < last) f(b, begin, last);
         begin = last;
       }
     });
   }
 
   double cutoff_;
-  at::TensorOptions options_;
+  at::Tensor positions_;
   std::vector<int64_t> start_;  // first atom of each structure
   std::vector<Structure<T>> structures_;
   std::vector<Arena> arenas_;
+  std::span<Found> found_;          // atoms of grids
+  std::span<int64_t> first_edge_;  // of each atom, and the number of edges at the end
 };
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_list_cpu(const at::Tensor& positions,

@@ -17,6 +17,8 @@ constexpr int64_t lanes = UQFORCE_LANES;
 
 typedef int32_t Ints __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(4)));
 typedef float Floats __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(4)));
+typedef double Doubles __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(8)));
+typedef int64_t Longs __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, aligned(8)));
 
 // bits(comparison): bit l is set where lane l is true.
 // compress(from, mask, to) appends the entries of `from` whose bit is set, in their order; may write `lanes`
@@ -24,6 +26,7 @@ typedef float Floats __attribute__((vector_size(4 * UQFORCE_LANES), may_alias, a
 #if UQFORCE_LANES == 16
 
 inline uint32_t bits(Ints comparison) { return _mm512_movepi32_mask((__m512i)comparison); }
+inline uint64_t bits(Longs comparison) { return _mm512_movepi64_mask((__m512i)comparison); }
 
 inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
   const __m512i kept = _mm512_maskz_compress_epi32(__mmask16(mask), _mm512_loadu_si512(from));
@@ -34,6 +37,7 @@ inline int64_t compress(const int32_t* from, uint32_t mask, int32_t* to) {
 #elif UQFORCE_LANES == 8
 
 inline uint32_t bits(Ints comparison) { return uint32_t(_mm256_movemask_ps((__m256)comparison)); }
+inline uint64_t bits(Longs comparison) { return uint64_t(_mm256_movemask_pd((__m256d)comparison)); }
 
 // For each mask, the lanes whose bit is set, one per byte.
 struct CompressTable {
@@ -62,6 +66,14 @@ inline uint32_t bits(Ints comparison) {
   return uint32_t(_mm_movemask_ps((__m128)comparison));
 #else
   return (comparison[0] & 1) | (comparison[1] & 2) | (comparison[2] & 4) | (comparison[3] & 8);
+#endif
+}
+
+inline uint64_t bits(Longs comparison) {
+#ifdef __x86_64__
+  return uint64_t(_mm_movemask_pd((__m128d)comparison));
+#else
+  return (comparison[0] & 1) | (comparison[1] & 2);
 #endif
 }
 
@@ -141,8 +153,30 @@ void sort(Matches found, int64_t n, int32_t* sorted) {
   for (; first < n; first += lanes) place<1>(found, n, first, sorted);
 }
 
+int64_t find_in_molecule(const Molecule& molecule, int64_t i, double inside, double outside, uint64_t* near) {
+  const auto load = [](const double* p) { return *reinterpret_cast<const Doubles*>(p); };
+  int64_t count = 0;
+  uint64_t doubtful = 0;
+  for (int64_t first = 0; first < molecule.num_atoms; first += 64) {
+    uint64_t certain = 0, possible = 0;
+    const int64_t end = molecule.num_atoms < first + 64 ? molecule.num_atoms : first + 64;
+    for (int64_t j = first; j < end; j += lanes / 2) {
+      const Doubles dx = load(molecule.x + j) - molecule.x[i], dy = load(molecule.y + j) - molecule.y[i],
+                    dz = load(molecule.z + j) - molecule.z[i];
+      const Doubles squared = dx * dx + dy * dy + dz * dz;
+      certain |= bits(squared < inside) << (j - first);
+      possible |= bits(squared <= outside) << (j - first);
+    }
+    if (i / 64 == first / 64) certain &= ~(uint64_t(1) << i % 64), possible &= ~(uint64_t(1) << i % 64);
+    doubtful |= certain ^ possible;
+    near[first / 64] = certain;
+    count += __builtin_popcountll(certain);
+  }
+  return doubtful == 0 ? count : -1;
+}
+
 }  // namespace
 
-const Kernels UQFORCE_KERNELS = {&find, &sort};
+const Kernels UQFORCE_KERNELS = {&find, &sort, &find_in_molecule};
 
 }  // namespace uqforce::neighbor_list

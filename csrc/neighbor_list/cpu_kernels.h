@@ -33,6 +33,13 @@ struct Matches {
   int32_t *slot, *rank;
 };
 
+// Coordinates of the atoms of a molecule, compared all with all: NaN beyond the last one.
+constexpr int64_t kMaxMolecule = 128;
+struct Molecule {
+  alignas(64) double x[kMaxMolecule], y[kMaxMolecule], z[kMaxMolecule];
+  int64_t num_atoms;
+};
+
 struct Kernels {
   // Finds the points of the ranges that are certain neighbours of the point `centre`, without itself, and
   // returns their number. The slots of the doubtful ones go to `doubtful`, their number to `num_doubtful`.
@@ -41,6 +48,10 @@ struct Kernels {
 
   // sorted [n] = the slots in the order of their ranks, by comparing all with all: for short lists.
   void (*sort)(Matches found, int64_t n, int32_t* sorted);
+
+  // Sets bit j of near [words] where atom j is a certain neighbour of atom i, and returns how many are; -1 if
+  // the exact rule has to decide, because a squared distance lies between `inside` and `outside`.
+  int64_t (*find_in_molecule)(const Molecule&, int64_t i, double inside, double outside, uint64_t* near);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

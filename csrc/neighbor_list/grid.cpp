@@ -402,6 +402,7 @@ Grid<T> build_grid(const T* positions, int64_t first_atom, int64_t num_atoms, co
   builder.choose_region();
   builder.place_images(grid);
   grid.limits = builder.limits();
+  grid.cell = Cell<T>(cell);
   return grid;
 }
 

@@ -27,6 +27,7 @@ struct Grid {
   int64_t bins[3], reach[3];   // number of bins, and how many to look at on either side
   std::span<int32_t> start;    // first slot of each bin, one more at the end; absent if most bins are empty
   Limits limits;
+  Cell<T> cell;
 
   Points points() const { return {x.data(), y.data(), z.data(), rank.data()}; }
   bool has_one_bin() const {
