@@ -136,7 +136,8 @@ struct Edges {
   T* vec;
 
   // Writes the edges `first` to `last` of an atom.
-  void write(int64_t first, int64_t last, const Found& found, const End<T>* images, const Cell<T>& cell) const {
+  void write(int64_t first, int64_t last, const Found& found, const End<T>* images,
+             const Cell<T>& cell) const {
     if (first == last) return;
     const End<T>& i = images[found.centre];
     std::fill(centre + first, centre + last, i.atom);
@@ -174,21 +175,21 @@ class List {
   List(const at::Tensor& positions, const at::Tensor& cell, const at::Tensor& pbc, double cutoff,
        const OptionalTensor& batch)
       : cutoff_(cutoff),
-        positions_(positions),
+        options_(positions.options()),
+        positions_(positions.const_data_ptr<T>()),
         start_(structure_starts(batch, positions.size(0), cell.size(0))),
         structures_(cell.size(0)),
         arenas_(at::get_num_threads()) {
-    const T* r = positions.const_data_ptr<T>();
     at::parallel_for(0, cell.size(0), 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         const int64_t first = start_[b], num_atoms = start_[b + 1] - first;
         const T* box = cell.const_data_ptr<T>() + 9 * b;
         const bool* periodic = pbc.const_data_ptr<bool>() + 3 * b;
-        if (is_molecule(r + 3 * first, num_atoms, box, periodic)) {
+        if (is_molecule(positions_ + 3 * first, num_atoms, box, periodic)) {
           structures_[b].near = arena().template take<uint64_t>(num_atoms * words(num_atoms));
         } else {
           structures_[b].grid = std::make_unique<const Grid<T>>(
-              build_grid(r, first, num_atoms, box, periodic, cutoff, b, arena()));
+              build_grid(positions_, first, num_atoms, box, periodic, cutoff, b, arena()));
         }
       }
     });
@@ -203,10 +204,9 @@ class List {
     std::partial_sum(first_edge_.begin(), first_edge_.end(), first_edge_.begin());
 
     const int64_t num_edges = first_edge_[num_atoms];
-    const auto options = positions_.options();
-    at::Tensor edge_index = empty_from_pool({2, num_edges}, options.dtype(at::kLong));
-    at::Tensor cell_shift = empty_from_pool({num_edges, 3}, options.dtype(at::kLong));
-    at::Tensor edge_vec = empty_from_pool({num_edges, 3}, options);
+    at::Tensor edge_index = empty_from_pool({2, num_edges}, options_.dtype(at::kLong));
+    at::Tensor cell_shift = empty_from_pool({num_edges, 3}, options_.dtype(at::kLong));
+    at::Tensor edge_vec = empty_from_pool({num_edges, 3}, options_);
     int64_t* index = edge_index.mutable_data_ptr<int64_t>();
     write({index, index + num_edges, cell_shift.mutable_data_ptr<int64_t>(), edge_vec.mutable_data_ptr<T>()});
     return {edge_index, cell_shift, edge_vec};
@@ -217,9 +217,10 @@ class List {
 
   // Finds the neighbours of all atoms and writes the number of atom i's to first_edge_[i + 1].
   void search() {
+    std::vector<Searcher<T>> searchers(arenas_.size(), Searcher<T>(cutoff_));
     for_each_run([&](int64_t b, int64_t begin, int64_t end) {
       if (structures_[b].grid) {
-        search_grid(*structures_[b].grid, start_[b], begin, end);
+        search_grid(searchers[at::get_thread_num()], *structures_[b].grid, start_[b], begin, end);
       } else {
         search_molecule(structures_[b].near, b, begin, end);
       }
@@ -228,8 +229,7 @@ class List {
 
   // Looked for in the order of the centres' slots: those that follow one another lie side by side, and so do
   // the points around them.
-  void search_grid(const Grid<T>& grid, int64_t offset, int64_t begin, int64_t end) {
-    Searcher<T> searcher(cutoff_);
+  void search_grid(Searcher<T>& searcher, const Grid<T>& grid, int64_t offset, int64_t begin, int64_t end) {
     searcher.enter(grid);
     Arena& arena = this->arena();
     for (int64_t c = begin; c < end; ++c) {
@@ -246,7 +246,7 @@ class List {
   void search_molecule(std::span<uint64_t> near, int64_t b, int64_t begin, int64_t end) {
     const int64_t offset = start_[b], num_atoms = start_[b + 1] - offset;
     MoleculeSearch<T> search(kernels(), cutoff_);
-    search.enter(positions_.const_data_ptr<T>() + 3 * offset, num_atoms);
+    search.enter(positions_ + 3 * offset, num_atoms);
     for (int64_t i = begin; i < end; ++i) {
       first_edge_[i + 1] = search.find(i - offset, near.data() + (i - offset) * words(num_atoms));
     }
@@ -278,7 +278,7 @@ class List {
     const int64_t offset = start_[b], row = words(start_[b + 1] - offset);
     std::fill(edges.shift + 3 * first_edge_[begin], edges.shift + 3 * first_edge_[end], 0);
     for (int64_t i = begin; i < end; ++i) {
-      edges.write(first_edge_[i], i, offset, positions_.const_data_ptr<T>(), near.subspan((i - offset) * row, row));
+      edges.write(first_edge_[i], i, offset, positions_, near.subspan((i - offset) * row, row));
     }
   }
 
@@ -296,11 +296,12 @@ class List {
   }
 
   double cutoff_;
-  at::Tensor positions_;
+  at::TensorOptions options_;
+  const T* positions_;
   std::vector<int64_t> start_;  // first atom of each structure
   std::vector<Structure<T>> structures_;
   std::vector<Arena> arenas_;
-  std::span<Found> found_;          // atoms of grids
+  std::span<Found> found_;         // atoms of grids
   std::span<int64_t> first_edge_;  // of each atom, and the number of edges at the end
 };
 

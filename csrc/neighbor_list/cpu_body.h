@@ -154,15 +154,15 @@ void sort(Matches found, int64_t n, int32_t* sorted) {
 }
 
 int64_t find_in_molecule(const Molecule& molecule, int64_t i, double inside, double outside, uint64_t* near) {
-  const auto load = [](const double* p) { return *reinterpret_cast<const Doubles*>(p); };
+  const auto at = [](const double* p) -> const Doubles& { return *reinterpret_cast<const Doubles*>(p); };
   int64_t count = 0;
   uint64_t doubtful = 0;
   for (int64_t first = 0; first < molecule.num_atoms; first += 64) {
     uint64_t certain = 0, possible = 0;
     const int64_t end = molecule.num_atoms < first + 64 ? molecule.num_atoms : first + 64;
     for (int64_t j = first; j < end; j += lanes / 2) {
-      const Doubles dx = load(molecule.x + j) - molecule.x[i], dy = load(molecule.y + j) - molecule.y[i],
-                    dz = load(molecule.z + j) - molecule.z[i];
+      const Doubles dx = at(molecule.x + j) - molecule.x[i], dy = at(molecule.y + j) - molecule.y[i],
+                    dz = at(molecule.z + j) - molecule.z[i];
       const Doubles squared = dx * dx + dy * dy + dz * dz;
       certain |= bits(squared < inside) << (j - first);
       possible |= bits(squared <= outside) << (j - first);

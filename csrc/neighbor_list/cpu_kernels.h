@@ -34,7 +34,7 @@ struct Matches {
 };
 
 // Coordinates of the atoms of a molecule, compared all with all: NaN beyond the last one.
-constexpr int64_t kMaxMolecule = 128;
+constexpr int64_t kMaxMolecule = 256;
 struct Molecule {
   alignas(64) double x[kMaxMolecule], y[kMaxMolecule], z[kMaxMolecule];
   int64_t num_atoms;

@@ -1,5 +1,5 @@
-// Small structures that are not periodic: every atom is compared with every other, without bins, and a bit per
-// pair kept until there is room for the edges.
+// Small structures that are not periodic: every atom is compared with every other, without bins, and a bit
+// per pair kept until there is room for the edges.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,8 @@ template <typename T>
 bool is_molecule(const T* positions, int64_t num_atoms, const T* cell, const bool* pbc) {
   if (num_atoms > kMaxMolecule || pbc[0] || pbc[1] || pbc[2]) return false;
   int finite = 1;
-  for (int64_t k = 0; k < 3 * num_atoms; ++k) finite &= std::abs(positions[k]) <= std::numeric_limits<T>::max();
+  for (int64_t k = 0; k < 3 * num_atoms; ++k)
+    finite &= std::abs(positions[k]) <= std::numeric_limits<T>::max();
   for (int64_t k = 0; k < 9; ++k) finite &= std::abs(cell[k]) <= std::numeric_limits<T>::max();
   return finite != 0;
 }
@@ -27,7 +28,8 @@ bool is_molecule(const T* positions, int64_t num_atoms, const T* cell, const boo
 template <typename T>
 class MoleculeSearch {
  public:
-  explicit MoleculeSearch(const Kernels& kernels, double cutoff) : kernels_(kernels), squared_(cutoff * cutoff) {}
+  explicit MoleculeSearch(const Kernels& kernels, double cutoff)
+      : kernels_(kernels), squared_(cutoff * cutoff) {}
 
   void enter(const T* positions, int64_t num_atoms) {
     constexpr int64_t kLanes = 8;
@@ -46,8 +48,8 @@ class MoleculeSearch {
   int64_t find(int64_t i, uint64_t* near) const {
     // By how much the square may differ from that of the edge vector as it is returned, twice, to be safe.
     constexpr double kRounding = 16 * double(std::numeric_limits<T>::epsilon());
-    const int64_t count = kernels_.find_in_molecule(molecule_, i, squared_ * (1 - kRounding),
-                                                    squared_ * (1 + kRounding), near);
+    const int64_t count =
+        kernels_.find_in_molecule(molecule_, i, squared_ * (1 - kRounding), squared_ * (1 + kRounding), near);
     return count >= 0 ? count : find_exactly(i, near);
   }
 
