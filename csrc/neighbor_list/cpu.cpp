@@ -1,5 +1,5 @@
 // The neighbour list on the CPU: bins, a search around every atom, and a walk over what was found that writes
-// the edges where they belong.
+// the edges where they belong. Small structures that are not periodic need no bins (molecule.h).
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -80,7 +80,7 @@ class Searcher {
     if (doubts == 0 && grid_->has_one_bin()) return {slots_.data(), size_t(n)};
     for (int64_t d = 0; d < doubts; ++d) {
       const int32_t slot = doubtful_[d];
-      if (!is_pair(centre, slot)) continue;
+      if (!are_pair(centre, slot)) continue;
       slots_[n] = slot;
       ranks_[n++] = grid_->rank[slot];
     }
@@ -105,14 +105,11 @@ class Searcher {
     }
   }
 
-  // The rule: |edge_vec| < cutoff, of the edge vector as it is returned.
-  bool is_pair(int32_t centre, int32_t neighbor) const {
-    const End<T>&i = grid_->images[centre], &j = grid_->images[neighbor];
+  bool are_pair(int32_t centre, int32_t neighbor) const {
     int64_t shift[4];
     T vec[4];
-    edge(i, j, grid_->cell, shift, vec);
-    const double x = vec[0], y = vec[1], z = vec[2];
-    return x * x + y * y + z * z < cutoff_ * cutoff_;
+    edge(grid_->images[centre], grid_->images[neighbor], grid_->cell, shift, vec);
+    return is_pair(vec, cutoff_);
   }
 
   const Grid<T>* grid_ = nullptr;
@@ -245,8 +242,7 @@ class List {
 
   void search_molecule(std::span<uint64_t> near, int64_t b, int64_t begin, int64_t end) {
     const int64_t offset = start_[b], num_atoms = start_[b + 1] - offset;
-    MoleculeSearch<T> search(kernels(), cutoff_);
-    search.enter(positions_ + 3 * offset, num_atoms);
+    const MoleculeSearch<T> search(positions_ + 3 * offset, num_atoms, cutoff_, kernels());
     for (int64_t i = begin; i < end; ++i) {
       first_edge_[i + 1] = search.find(i - offset, near.data() + (i - offset) * words(num_atoms));
     }

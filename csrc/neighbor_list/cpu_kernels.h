@@ -33,7 +33,8 @@ struct Matches {
   int32_t *slot, *rank;
 };
 
-// Coordinates of the atoms of a molecule, compared all with all: NaN beyond the last one.
+// Coordinates of the atoms of a small structure that is not periodic, compared all with all. NaN follows the
+// last one, up to a multiple of 8.
 constexpr int64_t kMaxMolecule = 256;
 struct Molecule {
   alignas(64) double x[kMaxMolecule], y[kMaxMolecule], z[kMaxMolecule];

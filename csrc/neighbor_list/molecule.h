@@ -14,7 +14,7 @@ namespace uqforce::neighbor_list {
 // Words with a bit for every atom.
 inline int64_t words(int64_t num_atoms) { return (num_atoms + 63) / 64; }
 
-// What is not finite is left to the grid, which reports it.
+// Whether it is such a structure. What is not finite is left to the grid, which reports it.
 template <typename T>
 bool is_molecule(const T* positions, int64_t num_atoms, const T* cell, const bool* pbc) {
   if (num_atoms > kMaxMolecule || pbc[0] || pbc[1] || pbc[2]) return false;
@@ -28,12 +28,9 @@ bool is_molecule(const T* positions, int64_t num_atoms, const T* cell, const boo
 template <typename T>
 class MoleculeSearch {
  public:
-  explicit MoleculeSearch(const Kernels& kernels, double cutoff)
-      : kernels_(kernels), squared_(cutoff * cutoff) {}
-
-  void enter(const T* positions, int64_t num_atoms) {
+  MoleculeSearch(const T* positions, int64_t num_atoms, double cutoff, const Kernels& kernels)
+      : positions_(positions), cutoff_(cutoff), kernels_(kernels) {
     constexpr int64_t kLanes = 8;
-    positions_ = positions;
     molecule_.num_atoms = num_atoms;
     double* const axes[3] = {molecule_.x, molecule_.y, molecule_.z};
     for (int64_t i = 0; i < num_atoms; ++i) {
@@ -44,12 +41,13 @@ class MoleculeSearch {
     }
   }
 
-  // Bits of the neighbours of atom i; returns how many there are.
+  // Sets the bits of the neighbours of atom i and returns how many there are.
   int64_t find(int64_t i, uint64_t* near) const {
-    // By how much the square may differ from that of the edge vector as it is returned, twice, to be safe.
+    // What rounding the edge vector to T and another order of operations can change in the square, and more.
     constexpr double kRounding = 16 * double(std::numeric_limits<T>::epsilon());
-    const int64_t count =
-        kernels_.find_in_molecule(molecule_, i, squared_ * (1 - kRounding), squared_ * (1 + kRounding), near);
+    const double squared = cutoff_ * cutoff_, inside = squared * (1 - kRounding),
+                 outside = squared * (1 + kRounding);
+    const int64_t count = kernels_.find_in_molecule(molecule_, i, inside, outside, near);
     return count >= 0 ? count : find_exactly(i, near);
   }
 
@@ -58,18 +56,18 @@ class MoleculeSearch {
     std::fill_n(near, words(molecule_.num_atoms), 0);
     int64_t count = 0;
     for (int64_t j = 0; j < molecule_.num_atoms; ++j) {
-      double vec[3];
-      for (int k = 0; k < 3; ++k) vec[k] = T(positions_[3 * j + k] - positions_[3 * i + k]);
-      if (j == i || !(vec[0] * vec[0] + vec[1] * vec[1] + vec[2] * vec[2] < squared_)) continue;
+      T vec[3];
+      for (int k = 0; k < 3; ++k) vec[k] = positions_[3 * j + k] - positions_[3 * i + k];
+      if (j == i || !is_pair(vec, cutoff_)) continue;
       near[j / 64] |= uint64_t(1) << j % 64;
       ++count;
     }
     return count;
   }
 
+  const T* positions_;
+  double cutoff_;
   const Kernels& kernels_;
-  double squared_;
-  const T* positions_ = nullptr;
   Molecule molecule_;
 };
 

@@ -77,7 +77,14 @@ inline void edge_vector(const T* centre, const T* neighbor, int64_t shift_0, int
   }
 }
 
-// The same from end to end, with the shift, of which a fourth number is written too.
+// The rule of what a pair is: |edge_vec| < cutoff, of the edge vector as it is returned.
+template <typename T>
+inline bool is_pair(const T* vec, double cutoff) {
+  const double x = vec[0], y = vec[1], z = vec[2];
+  return x * x + y * y + z * z < cutoff * cutoff;
+}
+
+// The edge vector from end to end, with the shift, of which a fourth number is written too.
 template <typename T>
 inline void edge(const End<T>& i, const End<T>& j, const Cell<T>& cell, int64_t* shift, T* vec) {
   for (int k = 0; k < 4; k += 2) at(shift + k) = at(j.shift + k) - at(i.shift + k);

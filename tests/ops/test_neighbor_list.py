@@ -56,6 +56,11 @@ def crystal(repeat=2, noise=0.05, seed=0, dtype=torch.float64, device="cpu"):
     return tensors(atoms.positions, atoms.cell.array, atoms.pbc, dtype, device)
 
 
+def isolated(positions, cell, pbc):
+    """The structure without periodicity."""
+    return positions, cell, torch.zeros_like(pbc)
+
+
 def batch_of(structures):
     """Positions, cell, pbc, batch of several structures (positions [N, 3], cell [1, 3, 3], pbc [1, 3])."""
     positions, cells, pbcs = zip(*structures)
@@ -237,6 +242,7 @@ def test_more_than_65535_atoms(device):
 
 def test_bitwise_the_same_twice_and_for_any_number_of_threads(device, dtype):
     structures = [crystal(n, 0.1, n, dtype, device) for n in (3, 1, 6)]
+    structures += [isolated(*one) for one in structures]
     positions, cell, pbc, batch = batch_of(structures)
     positions.requires_grad_()
     cell.requires_grad_()
@@ -266,7 +272,9 @@ def instruction_sets():
 
 @pytest.mark.parametrize("isa", instruction_sets())
 def test_bitwise_the_same_for_every_instruction_set(isa, tmp_path, fresh_process, monkeypatch):
-    positions, cell, pbc, batch = batch_of([crystal(n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0))])
+    structures = [crystal(n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0))]
+    structures += [isolated(*crystal(n, noise, n)) for n, noise in ((3, 0.1), (1, 0), (4, 0), (5, 0))]
+    positions, cell, pbc, batch = batch_of(structures)
     expected = neighbor_list(positions, cell, pbc, 5.43 / 2**0.5, batch)
     torch.save((positions, cell, pbc, 5.43 / 2**0.5, batch), tmp_path / "inputs.pt")
     monkeypatch.setenv("UQFORCE_ISA", isa)
@@ -330,6 +338,21 @@ def test_batch_equals_the_structures_one_by_one(dtype):
     assert torch.equal(found.edge_vec, torch.cat(vec))
 
 
+def test_molecules_of_any_size_equal_the_reference(device, dtype):
+    """Up to more atoms than are compared all with all, on a lattice with many pairs exactly at the cutoff."""
+    rng = np.random.default_rng(7)
+    sites = np.stack(np.meshgrid(*[np.arange(8)] * 3), -1).reshape(-1, 3)
+    structures = [
+        tensors(0.5 * rng.permutation(sites)[:size] - 300, np.eye(3), [False] * 3, dtype, device)
+        for size in (0, 1, 2, 7, 8, 9, 0, 63, 64, 65, 128, 255, 256, 257)
+    ]
+    inputs = batch_of(structures)
+    found = neighbor_list(*inputs[:3], 1.5, inputs[3])
+    assert found.edge_vec.norm(dim=1).max() < 1.5
+    for ours, expected in zip(found, reference.neighbor_list(*inputs[:3], 1.5, inputs[3])):
+        assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e4, 1e7, 1e10])
 def test_sparse_and_clustered_systems_equal_the_reference(scale, dtype):
     """Bounding boxes that are almost empty, along one direction or all, where no dense grid can be stored."""
@@ -350,8 +373,8 @@ def test_sparse_and_clustered_systems_equal_the_reference(scale, dtype):
 def test_every_edge_has_its_reverse_at_the_cutoff(dtype):
     """A perfect crystal whose shells lie at the cutoff: rounding decides, but for both directions alike."""
     positions, cell, pbc = crystal(4, noise=0.0, dtype=dtype)
-    for shift in (0.0, 0.3, 1e3):
-        found = neighbor_list(positions + shift, cell, pbc, 5.43 / 2**0.5)
+    for shift, periodic in itertools.product((0.0, 0.3, 1e3), (pbc, ~pbc)):
+        found = neighbor_list(positions + shift, cell, periodic, 5.43 / 2**0.5)
         edges = torch.cat([found.edge_index, found.cell_shift.t()]).t().tolist()
         reverse = torch.cat([found.edge_index.flip(0), -found.cell_shift.t()]).t().tolist()
         assert sorted(edges) == sorted(reverse) and edges == sorted(edges)
@@ -419,9 +442,11 @@ def test_bad_input_is_refused():
             rf"positions\[5\] is \(.*{value}.*must be finite; correct or remove",
             positions=positions,
         )
+        refused(ValueError, r"positions\[5\] is", positions=positions, pbc=~good["pbc"])
     cell = good["cell"].clone()
     cell[0, 1, 1] = float("nan")
     refused(ValueError, r"cell\[0\] has the value nan in row 1", cell=cell)
+    refused(ValueError, r"cell\[0\] has the value nan in row 1", cell=cell, pbc=~good["pbc"])
     refused(ValueError, r"cell\[0\] .*no volume.*set pbc to False", cell=torch.zeros_like(cell))
     refused(ValueError, "no volume", cell=good["cell"][:, [0, 1, 1]])
     for cutoff in (0.0, -1.0, float("nan"), float("inf")):
