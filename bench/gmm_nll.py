@@ -88,12 +88,12 @@ WORKLOADS = [  # features, components, dtype, what, plain torch's chunks
 ]
 
 
-def work(dim: int, components: int, dtype: torch.dtype, what: Callable) -> Work:
+def work(dim: int, components: int, dtype: torch.dtype, what: Callable, atoms: int = ATOMS) -> Work:
     products = {value: 1, gradient: 2, hessian_product: 5}[what]
-    vectors = ATOMS * dim * (1 if what is value else 2)
+    vectors = atoms * dim * (1 if what is value else 2)
     return Work(
-        bytes=dtype.itemsize * (vectors + ATOMS + components * dim * (dim + 1)),
-        flops=products * ATOMS * components * dim * (dim + 1),
+        bytes=dtype.itemsize * (vectors + atoms + components * dim * (dim + 1)),
+        flops=products * atoms * components * dim * (dim + 1),
         dtype=str(dtype).removeprefix("torch."),
     )
 

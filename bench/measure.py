@@ -60,7 +60,7 @@ def main(name: str, only: str, seconds: float, quick: bool, output: str) -> None
             "rows": rows,
         }
         if case.work is not None:
-            entry |= {"work": dataclasses.asdict(case.work), "ceilings": ceilings()}
+            entry |= {"work": dataclasses.asdict(case.work), "ceilings": ceilings(case.device)}
         cases.append(entry)
         print(f"{name}, {threads} thread{'s' * (threads > 1)}: {table(case, rows)}\n", flush=True)
     Path(output).write_text(json.dumps({"machine": machine_facts(), "cases": cases}))

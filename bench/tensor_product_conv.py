@@ -27,17 +27,19 @@ WORKLOADS = {
 
 
 @cache
-def inputs(name: str, edges: int, dtype: torch.dtype) -> tuple[TensorProductSpec, list[Tensor], Tensor]:
+def inputs(
+    name: str, edges: int, dtype: torch.dtype, device: str = "cpu"
+) -> tuple[TensorProductSpec, list[Tensor], Tensor]:
     """Spec; x [N, dim], edge_sh [E, 9], edge_weight [E, W]; edge_index [2,E] sorted by centre."""
     irreps, lmax = WORKLOADS[name]
     spec = TensorProductSpec(irreps, lmax, irreps)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     centres = edges // EDGES_PER_CENTRE
-    centre = torch.arange(centres).repeat_interleave(EDGES_PER_CENTRE)
+    centre = torch.arange(centres, device=device).repeat_interleave(EDGES_PER_CENTRE)
     # Neighbours are near in memory, as they are in a structure whose atoms are ordered in space.
-    offset = torch.randint(-100, 100, (edges,), generator=generator)
+    offset = torch.randint(-100, 100, (edges,), generator=generator, device=device)
     sizes = [(centres, spec.dim_in), (edges, (lmax + 1) ** 2), (edges, spec.weight_numel)]
-    tensors = [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
+    tensors = [torch.randn(size, generator=generator, dtype=dtype, device=device) for size in sizes]
     return spec, tensors, torch.stack([centre, (centre + offset) % centres])
 
 
@@ -123,14 +125,15 @@ def work(what: str, name: str, edges: int) -> Work:
     matrix of components, one per component of the output with the weight. The backward has three such sums
     (one per argument), the double backward nine (three arguments and the cotangent, two or three terms each).
     """
-    spec, (x, sh, weight), edge_index = inputs(name, edges, torch.float32)
+    irreps, lmax = WORKLOADS[name]
+    spec, centres = TensorProductSpec(irreps, lmax, irreps), edges // EDGES_PER_CENTRE
     flops = 0
     for path in spec.paths:
         used = wigner_3j(path.l1, path.l2, path.l3).abs() > 1e-9
         pairs, components = int(used.any(1).sum()), 2 * path.l3 + 1
         flops += edges * (2 * int(used.sum()) + path.mul * 2 * (pairs + components))
-    arguments = 4 * (x.numel() + sh.numel() + weight.numel()) + 8 * edge_index.numel()
-    result, weights = 4 * len(x) * spec.dim_out, 4 * weight.numel()
+    result, weights = 4 * centres * spec.dim_out, 4 * edges * spec.weight_numel
+    arguments = 4 * (centres * spec.dim_in + edges * (lmax + 1) ** 2) + weights + 16 * edges
     # bytes of arguments and results, rows of the convolution, sums
     reads, rows, sums = {
         "forward": (arguments, 1, 1),

@@ -19,7 +19,10 @@ from remote import RemoteFunction, remote
 
 import uqforce
 
-RIVAL_PACKAGES = ("ase", "e3nn", "matscipy", "nequip", "numpy", "scikit-learn", "vesin")
+RIVAL_PACKAGES = (
+    "ase", "cuequivariance-torch", "e3nn", "matscipy", "nequip", "numpy", "openequivariance", "scikit-learn",
+    "vesin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Case:
         target: how many times faster than `against` we want to be.
         against: that rival's name; by default the fastest.
         quick: part of `run.py --quick`.
+        device: where it runs: "cpu", or "cuda", whose bandwidth is that of a copy.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Case:
     target: float | None = None
     against: str | None = None
     quick: bool = True
+    device: str = "cpu"
 
 
 def synchronize() -> None:
@@ -85,27 +90,33 @@ def measure(function: Callable[[], object]) -> tuple[float, float]:
 
 
 @cache
-def ceilings() -> dict[str, float]:
+def ceilings(device: str = "cpu") -> dict[str, float]:
     """What this machine reaches with the threads of this run: the best of several tries.
 
-    `bytes` per second reads 256 MB; `float32` and `float64` operations per second multiply 2048^2 matrices.
-    By the time that the threads computed: other work on the machine does not lower the ceilings much.
+    `bytes` per second reads 256 MB, on CUDA copies 4 GB (read and written bytes); `float32` and `float64`
+    operations per second multiply matrices of 2048^2, on CUDA 8192^2. On the CPU by the time that the threads
+    computed: other work on the machine does not lower the ceilings much.
     """
+    cuda = device == "cuda"
 
     def shortest(function: Callable[[], object]) -> float:
+        if cuda:
+            return min(measure(function)[0] for _ in range(7))
         return min(measure(function)[1] for _ in range(7)) / torch.get_num_threads()
 
-    values = torch.ones(64 << 20)
-    result = {"bytes": 4 * len(values) / shortest(values.sum)}
+    values = torch.ones((1024 if cuda else 64) << 20, device=device)
+    result = {"bytes": (8 if cuda else 4) * len(values) / shortest(values.clone if cuda else values.sum)}
+    del values
+    size = 8192 if cuda else 2048
     for dtype in (torch.float32, torch.float64):
-        matrix = torch.rand(2048, 2048, dtype=dtype)
-        result[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / shortest(lambda m=matrix: m @ m)
+        matrix = torch.rand(size, size, dtype=dtype, device=device)
+        result[str(dtype).removeprefix("torch.")] = 2 * size**3 / shortest(lambda m=matrix: m @ m)
     return result
 
 
-def rates(work: Work, seconds: float) -> dict[str, float]:
+def rates(work: Work, seconds: float, device: str = "cpu") -> dict[str, float]:
     """GB/s, GFLOP/s, and the share of the time that the work takes at the higher one of its two ceilings."""
-    top = ceilings()
+    top = ceilings(device)
     least = max(work.bytes / top["bytes"], work.flops / top[work.dtype])
     result = {"gb_per_s": 1e-9 * work.bytes / seconds, "gflop_per_s": 1e-9 * work.flops / seconds}
     return {**result, "share_of_ceiling": least / seconds}
@@ -124,7 +135,12 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
         except ModuleNotFoundError as error:
             rows[name]["error"] = f"not installed: {error.name}"
             continue
-        result = functions[name]()
+        try:
+            result = functions[name]()
+        except torch.OutOfMemoryError:
+            rows[name]["error"] = "out of memory"
+            del functions[name]
+            continue
         if first is None:
             first = result
         elif case.check is not None:
@@ -147,13 +163,23 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
             f"ns_per_{case.unit}": 1e9 * median / case.count,
         }
         if case.work is not None:
-            rows[name] |= rates(case.work, median)
+            rows[name] |= rates(case.work, median, case.device)
         if isinstance(functions[name], RemoteFunction):
             rows[name]["peak_mb"] = functions[name].peak_bytes() / 1e6
             functions[name].close()
+        elif case.device == "cuda":
+            rows[name]["peak_mb"] = cuda_peak_bytes(functions[name]) / 1e6
         elif case.memory:
             rows[name]["peak_mb"] = peak_bytes(module, case.name, name) / 1e6
     return list(rows.values())
+
+
+def cuda_peak_bytes(function: Callable[[], object]) -> int:
+    """What one call adds to the memory that torch's allocator has in use."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def peak_bytes(module: str, case: str, rival: str) -> int:

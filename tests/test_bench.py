@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -104,6 +105,23 @@ def test_cases_have_names_of_their_own_and_ours_comes_first(timing, name):
     cases = list(importlib.import_module(name).cases())
     assert len({case.name for case in cases}) == len(cases) > 0
     assert all(next(iter(case.rivals)).startswith("uqforce") for case in cases)
+
+
+def test_cases_of_a_cuda_device_run(timing, monkeypatch):
+    """On the CPU, with small sizes: what needs a GPU in them is the device's name."""
+    device = importlib.import_module("device")
+    assert torch.cuda.is_available() or not list(device.cases())
+    small = {"DEVICE": "cpu", "EDGES": 560, "ATOMS": 600, "CHUNK": 256, "MODEL_ATOMS": 27}
+    for name, value in small.items():
+        monkeypatch.setattr(device, name, value)
+    monkeypatch.setattr(timing, "ceilings", lambda device: {"bytes": 1e9, "float32": 1e9})
+    monkeypatch.setattr(timing, "cuda_peak_bytes", lambda function: 0)
+    names = set()
+    for case in device.cases():
+        names.add(case.name.split(",")[0].split()[0])
+        for row in timing.run_case(case, seconds=0):
+            assert "median_ms" in row or row["error"].startswith("not installed"), row
+    assert names == {"mixture", "neighbour", "convolution", "model"}
 
 
 def test_json_takes_one_name(tmp_path):
