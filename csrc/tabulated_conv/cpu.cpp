@@ -11,9 +11,9 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <memory>
 
 #include "block_linear/cpu_kernels.h"
+#include "common/in_turn.h"
 #include "common/isa.h"
 #include "common/workspace.h"
 #include "tabulated_conv/cpu_kernels.h"
@@ -324,55 +324,66 @@ void walk_value(const Call<T>& call) {
   });
 }
 
-// Edges of different centres add to the same row of dx: one thread adds at once; more write their blocks'
-// rows first, and then each adds those that belong to its own nodes, in the order of the edges all the same.
+// One thread's blocks of nodes, where other threads add to dx as well: a block's rows are written to a buffer
+// first, and added when it is the block's turn.
+template <typename T>
+class BlockWalker {
+ public:
+  BlockWalker(const Call<T>& call, const std::vector<int64_t>& cuts, int64_t parts)
+      : call_(call),
+        cuts_(cuts),
+        parts_(parts),
+        walker_(call, cuts[1]),
+        nodes_(call.edges.most_edges(cuts)),
+        rows_(call.cotangents * nodes_.size() * call.conv.conv.dim_in, /*zeroed=*/false) {}
+
+  void work(int64_t block) noexcept {
+    walker_.vjp(cuts_[block], cuts_[block + 1], rows_.data(), nodes_.data(), edge_count(block));
+  }
+
+  // Rows of the nodes that are `part` modulo `parts`.
+  void finish(int64_t block, int64_t part) noexcept {
+    const int64_t count = edge_count(block), in = call_.conv.conv.dim_in;
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t node = nodes_[r];
+      if (node < 0 || node % parts_ != part) continue;
+      for (int64_t k = 0; k < call_.cotangents; ++k)
+        walker_.add_row(rows_.data() + (k * count + r) * in, k, node);
+    }
+  }
+
+ private:
+  int64_t edge_count(int64_t block) const {
+    return call_.edges.begin[cuts_[block + 1]] - call_.edges.begin[cuts_[block]];
+  }
+
+  const Call<T>& call_;
+  const std::vector<int64_t>& cuts_;
+  int64_t parts_;
+  Walker<T> walker_;
+  std::vector<int64_t> nodes_;
+  Workspace<T> rows_;
+};
+
+// Edges of different centres add to the same row of dx, always in the order of the edges: one thread adds at
+// once; more add blocks in turn, each so small that its rows are still in a near cache when they are added.
 template <typename T>
 void walk_vjp(const Call<T>& call) {
-  const int64_t threads = at::get_num_threads(), in = call.conv.conv.dim_in;
-  const bool together = threads > 1 && call.dx;
-  // Together, few nodes at a time: what is written in a round must still be in a near cache when it is added.
-  const auto cuts =
-      call.blocks(together ? std::max<int64_t>(linear_map::kRows / call.cotangents, 1) : call.edges.nodes);
-  const int64_t blocks = cuts.size() - 1;
-  if (!together || blocks <= 1) {
-    const auto walk = [&](int64_t from, int64_t to) {
-      Walker<T> walker(call, cuts[1]);
-      for (int64_t b = from; b < to; ++b) walker.vjp(cuts[b], cuts[b + 1]);
-    };
-    call.dx ? walk(0, blocks) : at::parallel_for(0, blocks, 1, walk);
+  const int64_t nodes = call.edges.nodes;
+  if (call.dx && at::get_num_threads() > 1) {
+    constexpr int64_t kCacheBytes = 3 << 18, kParts = 8;
+    const int64_t row_bytes = call.cotangents * call.conv.conv.dim_in * sizeof(T);
+    const int64_t node_bytes = std::max<int64_t>(row_bytes * call.edges.begin[nodes] / nodes, 1);
+    const auto cuts = call.blocks(std::max<int64_t>(kCacheBytes / node_bytes, 1));
+    in_turn(static_cast<int64_t>(cuts.size()) - 1, kParts,
+            [&] { return BlockWalker<T>(call, cuts, kParts); });
     return;
   }
-  const auto edge_count = [&](int64_t b) {
-    return call.edges.begin[cuts[b + 1]] - call.edges.begin[cuts[b]];
-  };
-  int64_t most = 0;
-  for (int64_t b = 0; b < blocks; ++b) most = std::max(most, edge_count(b));
-  const int64_t block_size = call.cotangents * most * in;
-  const auto rows = std::make_unique_for_overwrite<T[]>(threads * block_size);
-  std::vector<int64_t> nodes(threads * most);
-  std::vector<std::unique_ptr<Walker<T>>> walkers(threads);
-  for (int64_t b = 0; b < blocks; b += threads) {
-    const int64_t running = std::min(threads, blocks - b);
-    at::parallel_for(0, running, 1, [&](int64_t from, int64_t to) {
-      for (int64_t t = from; t < to; ++t) {
-        if (!walkers[t]) walkers[t] = std::make_unique<Walker<T>>(call, cuts[1]);
-        walkers[t]->vjp(cuts[b + t], cuts[b + t + 1], rows.get() + t * block_size, nodes.data() + t * most,
-                        edge_count(b + t));
-      }
-    });
-    at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
-      for (int64_t t = 0; t < running; ++t) {
-        const int64_t count = edge_count(b + t);
-        for (int64_t r = 0; r < count; ++r) {
-          const int64_t node = nodes[t * most + r];
-          if (node < 0 || node % threads < from || node % threads >= to) continue;
-          for (int64_t k = 0; k < call.cotangents; ++k) {
-            walkers[0]->add_row(rows.get() + t * block_size + (k * count + r) * in, k, node);
-          }
-        }
-      }
-    });
-  }
+  const auto cuts = call.blocks(nodes);
+  at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t from, int64_t to) {
+    Walker<T> walker(call, cuts[1]);
+    for (int64_t b = from; b < to; ++b) walker.vjp(cuts[b], cuts[b + 1]);
+  });
 }
 
 Tensor value(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, const Tensor& atom_types,

@@ -13,20 +13,27 @@ EdgesByCentre::EdgesByCentre(const at::Tensor& edge_index, int64_t nodes)
   const int64_t edges = index.size(1);
   const int64_t* centre = index.const_data_ptr<int64_t>();
   neighbour = centre + edges;
-  for (int64_t k = 0; k < 2 * edges; ++k) {
+  // Every call looks at every index, so without branches: bits or'ed are negative if one term is.
+  const auto minus = [](int64_t a, int64_t b) {  // without overflow
+    return static_cast<int64_t>(static_cast<uint64_t>(a) - static_cast<uint64_t>(b));
+  };
+  int64_t outside = 0, descents = 0;
+  for (int64_t k = 0; k < 2 * edges; ++k) outside |= centre[k] | minus(nodes - 1, centre[k]);
+  for (int64_t k = 0; outside < 0 && k < 2 * edges; ++k) {
     TORCH_CHECK_INDEX(centre[k] >= 0 && centre[k] < nodes, "edge_index has ", centre[k], " but x has ", nodes,
                       " nodes: indices must be in 0..", nodes - 1);
   }
-  bool sorted = true;
-  for (int64_t e = 0; e < edges; ++e) {
-    ++begin[centre[e] + 1];
-    sorted &= e == 0 || centre[e - 1] <= centre[e];
+  for (int64_t e = 1; e < edges; ++e) descents |= centre[e] - centre[e - 1];
+  if (descents >= 0) {
+    // The last edge of a centre writes the end of its edges; centres without any have that of the one before.
+    for (int64_t e = 0; e < edges; ++e) begin[centre[e] + 1] = e + 1;
+    for (int64_t i = 0; i < nodes; ++i) begin[i + 1] = std::max(begin[i], begin[i + 1]);
+    return;
   }
+  for (int64_t e = 0; e < edges; ++e) ++begin[centre[e] + 1];
   for (int64_t i = 0; i < nodes; ++i) begin[i + 1] += begin[i];
-  if (!sorted) {
-    sorted_order = at::argsort(index[0], /*stable=*/true, 0);
-    order = sorted_order.const_data_ptr<int64_t>();
-  }
+  sorted_order = at::argsort(index[0], /*stable=*/true, 0);
+  order = sorted_order.const_data_ptr<int64_t>();
 }
 
 std::vector<int64_t> EdgesByCentre::cuts(int64_t size) const {
@@ -37,6 +44,12 @@ std::vector<int64_t> EdgesByCentre::cuts(int64_t size) const {
     cuts.push_back(std::max(cut, cuts.back() + 1));
   }
   return cuts;
+}
+
+int64_t EdgesByCentre::most_edges(const std::vector<int64_t>& cuts) const {
+  int64_t most = 0;
+  for (size_t k = 1; k < cuts.size(); ++k) most = std::max(most, begin[cuts[k]] - begin[cuts[k - 1]]);
+  return most;
 }
 
 namespace {

@@ -26,6 +26,7 @@ struct EdgesByCentre {
 
   // Centres cut into slices of about `size` edges: slice k is [cuts[k], cuts[k + 1]).
   std::vector<int64_t> cuts(int64_t size) const;
+  int64_t most_edges(const std::vector<int64_t>& cuts) const;  // of a slice
 };
 
 inline constexpr int64_t kLine = 64;  // bytes of a cache line

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 
+#include "common/in_turn.h"
 #include "common/workspace.h"
 #include "tensor_product_conv/cpu_plan.h"
 
@@ -109,12 +109,52 @@ class Walker {
   Chunk<T> chunk_{};
 };
 
+// One thread's slices of centres, where dx is wanted. Edges of different centres add to the same row of dx: a
+// slice's rows are written to a buffer first, and added when it is the slice's turn. A row of dx is thus
+// summed in the order of the edges, whatever the slices are.
+template <typename T>
+class SliceWalker {
+ public:
+  SliceWalker(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan,
+              const EdgesByCentre& edges, const Arrays<T>& arrays, const std::vector<int64_t>& cuts,
+              int64_t parts)
+      : walker_(spec, kernels, plan, edges, arrays),
+        kernels_(kernels),
+        edges_(edges),
+        cuts_(cuts),
+        dim_(spec.dim_in),
+        parts_(parts),
+        dx_(arrays.dx),
+        rows_(edges.most_edges(cuts) * dim_, /*zeroed=*/false) {}
+
+  void work(int64_t slice) noexcept { walker_.centres(cuts_[slice], cuts_[slice + 1], rows_.data()); }
+
+  // Rows of the nodes that are `part` modulo `parts`.
+  void finish(int64_t slice, int64_t part) noexcept {
+    const int64_t first = edges_.begin[cuts_[slice]], last = edges_.begin[cuts_[slice + 1]];
+    for (int64_t position = first; position < last; ++position) {
+      const int64_t j = edges_.neighbour[edges_.edge(position)];
+      if (j % parts_ == part)
+        kernels_.add_row(rows_.data() + (position - first) * dim_, dim_, dx_ + j * dim_);
+    }
+  }
+
+ private:
+  Walker<T> walker_;
+  const Kernels<T>& kernels_;
+  const EdgesByCentre& edges_;
+  const std::vector<int64_t>& cuts_;
+  int64_t dim_, parts_;
+  T* dx_;
+  Workspace<T> rows_;
+};
+
 }  // namespace
 
 template <typename T>
 void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, const EdgesByCentre& edges,
           const Arrays<T>& arrays) {
-  constexpr int64_t kSliceEdges = 256;
+  constexpr int64_t kSliceEdges = 256, kParts = 4;
   const int64_t threads = at::get_num_threads();
   if (!arrays.dx) {
     const auto cuts = edges.cuts(kSliceEdges);
@@ -123,37 +163,11 @@ void walk(const ConvSpec& spec, const Kernels<T>& kernels, const Plan<T>& plan, 
     });
     return;
   }
-  // Edges of different centres add to the same row of dx. In each round a slice of edges per thread is walked
-  // into a buffer; in the next one, each thread first adds the rows that belong to its own neighbours. A row
-  // of dx is thus summed in the order of the edges, whatever the slices are. Threads wait for one another
-  // after each round: then a slice is as large as caches allow.
-  const int64_t cache_bytes = threads > 1 ? 1 << 19 : 1 << 16;
-  const int64_t in = spec.dim_in, row_bytes = std::max<int64_t>(in, 1) * sizeof(T);
+  const int64_t cache_bytes = threads > 1 ? 1 << 19 : 1 << 16, parts = threads > 1 ? kParts : 1;
+  const int64_t row_bytes = std::max<int64_t>(spec.dim_in, 1) * sizeof(T);
   const auto cuts = edges.cuts(std::min(kSliceEdges, cache_bytes / row_bytes));
-  const int64_t slices = static_cast<int64_t>(cuts.size()) - 1;
-  const auto first_edge = [&](int64_t slice) { return edges.begin[cuts[std::min(slice, slices)]]; };
-  int64_t most_edges = 0;
-  for (int64_t k = 0; k < slices; k += threads) {
-    most_edges = std::max(most_edges, first_edge(k + threads) - first_edge(k));
-  }
-  Workspace<T> even(most_edges * in, /*zeroed=*/false), odd(most_edges * in, /*zeroed=*/false);
-  T *buffer = even.data(), *previous = odd.data();
-  std::vector<std::unique_ptr<Walker<T>>> walkers(threads);
-  for (int64_t k = 0; k < slices + threads; k += threads) {
-    const int64_t begin = first_edge(std::max<int64_t>(k - threads, 0)), end = first_edge(k);
-    at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
-      for (int64_t position = begin; position < end; ++position) {
-        const int64_t j = edges.neighbour[edges.edge(position)], owner = threads > 1 ? j % threads : 0;
-        if (owner < from || owner >= to) continue;
-        kernels.add_row(previous + (position - begin) * in, in, arrays.dx + j * in);
-      }
-      for (int64_t t = from; t < to && k + t < slices; ++t) {
-        if (!walkers[t]) walkers[t] = std::make_unique<Walker<T>>(spec, kernels, plan, edges, arrays);
-        walkers[t]->centres(cuts[k + t], cuts[k + t + 1], buffer + (first_edge(k + t) - end) * in);
-      }
-    });
-    std::swap(buffer, previous);
-  }
+  in_turn(static_cast<int64_t>(cuts.size()) - 1, parts,
+          [&] { return SliceWalker<T>(spec, kernels, plan, edges, arrays, cuts, parts); });
 }
 
 template void walk(const ConvSpec&, const Kernels<float>&, const Plan<float>&, const EdgesByCentre&,
