@@ -60,7 +60,7 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 	touch $@
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation "$(TORCH)" --editable ".[demo,test,dev]"
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed

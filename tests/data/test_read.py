@@ -143,7 +143,7 @@ def test_stress_of_six_and_nine_numbers(write, key):
     assert np.array_equal(nine.stress, six.stress)
 
 
-@pytest.mark.parametrize("key", ["virial", "REF_virial"])
+@pytest.mark.parametrize("key", ["virial", "virials", "REF_virial", "REF_virials"])
 @pytest.mark.parametrize("numbers", ["8 16 24 32 40 48", "8 48 40 48 16 32 40 32 24"])
 def test_virial_becomes_stress(write, key, numbers):
     (frame,) = read_frames(write(xyz(f'{key}="{numbers}" energy=0 {CUBE}')), units=Units("kcal/mol"))

@@ -55,6 +55,36 @@ def test_stress_is_the_derivative_of_the_energy(calculator, crystal):
     assert np.abs(stress - numerical).max() < 1e-6 * np.abs(stress).max()
 
 
+def test_names_of_other_packages(potential, crystal):
+    results = {}
+    for names in ("ase", "nequip", "mace", "metatomic"):
+        crystal.calc = Calculator(potential, device="cpu", names=names)
+        energy(crystal)
+        results[names] = crystal.calc.results
+    ase = results["ase"]
+    assert all(np.array_equal(results[names][key], ase[key]) for names in results for key in ase)
+    added = {names: sorted(results[names].keys() - ase.keys()) for names in results}
+    assert added == {
+        "ase": [],
+        "nequip": ["atomic_energy", "node_features", "total_energy", "virial"],
+        "mace": ["energy_var", "forces_var", "node_energy"],
+        "metatomic": ["features"],
+    }
+    nequip, mace = results["nequip"], results["mace"]
+    assert nequip["total_energy"].shape == (1, 1) and nequip["total_energy"][0, 0] == ase["energy"]
+    assert np.array_equal(nequip["atomic_energy"][:, 0], ase["energies"])
+    stress = -nequip["virial"][0] / crystal.get_volume()
+    np.testing.assert_allclose(stress.ravel()[[0, 4, 8, 5, 2, 1]], ase["stress"], rtol=1e-14)
+    assert np.array_equal(nequip["node_features"], results["metatomic"]["features"])
+    shifts = potential.network.scale_shift.shifts.detach().numpy()
+    types = [potential.config.type_names.index(symbol) for symbol in crystal.symbols]
+    np.testing.assert_allclose(mace["node_energy"], ase["energies"] - shifts[types], rtol=1e-14)
+    assert mace["energy_var"] == ase["energy_uncertainty"] ** 2
+    np.testing.assert_allclose(np.sqrt(mace["forces_var"].mean(1)), ase["forces_uncertainty"], rtol=1e-12)
+    with pytest.raises(DeployError, match="one of ase, nequip, mace, metatomic, got 'vasp'"):
+        Calculator(potential, names="vasp")
+
+
 def test_results(calculator, crystal, potential):
     crystal.calc = calculator
     assert crystal.get_potential_energies().sum() == pytest.approx(energy(crystal), rel=1e-12)

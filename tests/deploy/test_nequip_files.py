@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,28 +142,39 @@ def test_the_package_equals_the_checkpoint(trained):
         assert torch.equal(package.state_dict()[name], value), name
 
 
-def test_fitted_and_run(trained, tmp_path, monkeypatch, capsys):
-    """`fit`, `export` and the calculator take an imported model; the energies are nequip's calculator's."""
-    monkeypatch.chdir(tmp_path)
-    checkpoint, data = str(trained / "trained.ckpt"), str(trained / "train.xyz")
-    assert main(["import", checkpoint, "-o", "model.uqf", "--trust"]) == 0
-    assert main(["fit", "model.uqf", data, "--components", "2"]) == 0
-    assert main(["export", "model.uqf", "-o", "model.pt"]) == 0
-    atoms = ase.io.read(data, 0)
+def test_the_same_as_nequips_calculator(trained):
+    atoms, energies, forces, stresses = ase.io.read(trained / "train.xyz"), [], [], []
     with nequip("nequip.integrations.ase") as theirs:
-        calculator = theirs.NequIPCalculator._from_saved_model(checkpoint, device="cpu")
-        atoms.calc = calculator
-        want = {
-            "energy": atoms.get_potential_energy(),
-            "forces": atoms.get_forces(),
-            "stress": atoms.get_stress(),
-        }
-    atoms.calc = uqforce.Calculator("model.pt", device="cpu")
-    got = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
-    for name, value in want.items():
-        ours, theirs = (torch.as_tensor(x, dtype=torch.float64) for x in (got[name], value))
-        assert relative_difference(ours, theirs) < 1e-9, name  # the tables are exact to 1e-10
-    assert atoms.calc.results["nll"].shape == (4,)
+        calculator = theirs.NequIPCalculator._from_saved_model(
+            str(trained / "trained.ckpt"), device="cpu", chemical_species_to_atom_type_map=True
+        )
+        potential = import_nequip(trained / "trained.ckpt", trust=True, echo=lambda line: None)
+        for atoms.calc in (calculator, uqforce.Calculator(potential, device="cpu")):
+            energies.append(torch.tensor([float(atoms.get_potential_energy())], dtype=torch.float64))
+            forces.append(torch.tensor(atoms.get_forces()))
+            stresses.append(torch.tensor(atoms.get_stress()))
+    for theirs, ours in (energies, forces, stresses):
+        assert relative_difference(ours, theirs) < 1e-9  # the tables of the calculator's model: 1e-10
+
+
+def test_the_snippets_of_the_page(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("trained.ckpt", "train.xyz"):
+        shutil.copy(trained / name, name)
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    snippets = dict(re.findall(r"^```(bash|python)\n(.*?)^```$", page, re.M | re.S))
+    for line in snippets["bash"].splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "uqforce" and main(arguments) == 0, line
+    names: dict = {}
+    with nequip():  # puts back what the snippet does to the process
+        exec(snippets["python"], names)
+    fitted = load_model("model.uqf")
+    assert fitted.mixture.means.shape[0] == 2
+    for potential in (names["potential"], names["again"]):
+        assert potential.config == fitted.config
+        for name, value in fitted.network.state_dict().items():
+            assert torch.equal(potential.network.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -19,13 +19,13 @@ class Keys:
     """Names under which files keep their labels; where a file has several names of one label they must agree.
 
     Each is one name or a sequence of names, and () ignores the label. Names are looked up wherever ASE puts
-    them (calculator results, `info`, `arrays`).
+    them (calculator results, `info`, `arrays`). MACE's names (REF_energy, ..., REF_virials) are known.
     """
 
     energy: str | Sequence[str] = ("energy", "REF_energy")
     forces: str | Sequence[str] = ("forces", "REF_forces")
     stress: str | Sequence[str] = ("stress", "REF_stress")
-    virial: str | Sequence[str] = ("virial", "REF_virial")
+    virial: str | Sequence[str] = ("virial", "virials", "REF_virial", "REF_virials")
     group: str | Sequence[str] = "group"
 
     def names(self, label: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ase.calculators.calculator import BaseCalculator, all_changes
 from ase.outputs import Properties, all_outputs
 from torch import Tensor
 
+from uqforce.deploy.conventions import NAMES, isolated_energies
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.deploy.export import call, open_model
 from uqforce.deploy.info import choose_device
@@ -86,6 +87,10 @@ class Calculator(BaseCalculator):
             training atoms' scores that `uqforce fit` stored in the model, "q0.99", "q0.999" or "max".
         forces_uncertainty_threshold: largest `forces_uncertainty` of an atom that is trusted, eV/A.
         on_exceeded: "warn" (`UncertaintyWarning`) or "raise" (`UncertaintyExceeded`).
+        names: whose names to give results in addition, with these packages' shapes: "ase" (none), "nequip"
+            (`total_energy`, `atomic_energy`, `virial`, `node_features`), "mace" (`node_energy`, without the
+            energies of free atoms; with a variance head `energy_var` and `forces_var` [N,3], variances of a
+            model where MACE has those of a committee) or "metatomic" (`features`).
 
     Raises on use:
         DeployError: no atoms, an element the model does not know, positions or a cell that make no sense.
@@ -102,10 +107,14 @@ class Calculator(BaseCalculator):
         nll_threshold: float | str | None = None,
         forces_uncertainty_threshold: float | None = None,
         on_exceeded: Literal["warn", "raise"] = "warn",
+        names: Literal["ase", "nequip", "mace", "metatomic"] = "ase",
     ):
         super().__init__()
         if on_exceeded not in ("warn", "raise"):
             raise DeployError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
+        if names not in NAMES:
+            raise DeployError(f"names must be one of {', '.join(NAMES)}, got {names!r}")
+        self.names = names
         self.device = choose_device(device)
         self.module, self.metadata = open_model(model, self.device)
         self.on_exceeded = on_exceeded
@@ -121,6 +130,7 @@ class Calculator(BaseCalculator):
             "stress",
             *self.uncertainties,
         ]
+        self.isolated_energies = isolated_energies(self.module, len(self.metadata["type_names"]), self.device)
         limits = {"nll": nll_threshold, "forces_uncertainty": forces_uncertainty_threshold}
         self.thresholds = {
             key: self.threshold(key, limit) for key, limit in limits.items() if limit is not None
@@ -197,6 +207,8 @@ class Calculator(BaseCalculator):
         for key in self.uncertainties:
             value = out[key].detach().cpu().numpy().astype(np.float64)
             results[key] = float(value[0]) if key == "energy_uncertainty" else value
+        for key, value in NAMES[self.names](out, self.isolated_energies[types]).items():
+            results[key] = value.detach().cpu().numpy()
         self.results = results
         found = exceeded(atoms, results, self.thresholds)
         if found and self.on_exceeded == "raise":
