@@ -46,6 +46,8 @@ PYBIND11_MODULE(_C, m) {
       m, "edge_embedding", arg("edge_vec"), arg("inverse_cutoff"), arg("l_max"));
   Bind<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, at::IntArrayRef, bool)>::to(
       m, "block_linear", arg("x"), arg("weight"), arg("types"), arg("spec"), arg("transposed") = false);
+  Bind<Tensor(const Tensor&, const Tensor&, at::IntArrayRef)>::to(m, "type_weights", arg("features"),
+                                                                  arg("weight"), arg("spec"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&)>::to(m, "radial_interpolation", arg("table"),
                                                                 arg("slope"), arg("x"));
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef)>::to(

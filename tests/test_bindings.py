@@ -35,6 +35,7 @@ CALLS = {
         *(random(4, 5), random(1, 5), None),
         *([5, 5, 5, 1, 1, 2, 2, 0, 0, 0, 3, 1, 1, 2, 2, 4], False),
     ),
+    "type_weights": (random(2, 3), random(3 * LINEAR.weight_numel), LINEAR.flat),
     "radial_interpolation": (random(9, 5), random(9, 5).detach(), random(4, 1)),
     "tabulated_conv": (random(4, 5), *TABULATED),
     "tabulated_conv_vjp": (

@@ -32,30 +32,19 @@ class SelfConnection(nn.Module):
     """
 
     spec: list[int]
-    shapes: list[tuple[int, int]]
-    weight_numels: list[int]
 
     def __init__(
         self, irreps_in: Irreps, num_type_features: int, irreps_out: Irreps, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        self.num_type_features = num_type_features
         spec = BlockSpec(irreps_in, irreps_out, num_type_features)
-        self.shapes = [(block.mul_in, block.mul_out) for block in spec.in_order_of_weights()]
-        self.weight_numels = [num_type_features * mul_in * mul_out for mul_in, mul_out in self.shapes]
         self.spec = spec.flat
-        self.weight = nn.Parameter(torch.randn(sum(self.weight_numels), dtype=dtype))
+        self.weight = nn.Parameter(torch.randn(num_type_features * spec.weight_numel, dtype=dtype))
 
     def forward(self, x: Tensor, atom_types: Tensor, type_features: Tensor) -> Tensor:
         """x [N, dim_in], atom_types [N], type_features [T, V] -> [N, dim_out], zeros where x lacks one."""
-        num_types, v = type_features.shape[0], self.num_type_features
-        per_type: list[Tensor] = []
-        weights = self.weight.split(self.weight_numels)
-        for (mul_in, mul_out), weight in zip(self.shapes, weights):
-            features = type_features.unsqueeze(0).expand(mul_in, num_types, v)
-            product = torch.bmm(features, weight.view(mul_in, v, mul_out))
-            per_type.append(product.transpose(0, 1).reshape(num_types, mul_in * mul_out))
-        return torch.ops.uqforce.block_linear(x, torch.cat(per_type, dim=1), atom_types, self.spec, False)
+        weight = torch.ops.uqforce.type_weights(type_features, self.weight, self.spec)
+        return torch.ops.uqforce.block_linear(x, weight, atom_types, self.spec, False)
 
 
 def is_reachable(irreps_in: Irreps, irreps_sh: Irreps, ir: Irrep) -> bool:

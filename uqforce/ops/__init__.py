@@ -8,6 +8,7 @@ from uqforce.ops.neighbor_list import NeighborList, edge_vectors, neighbor_list
 from uqforce.ops.radial_interpolation import radial_interpolation
 from uqforce.ops.tabulated_conv import radial_table, tabulated_conv, tabulated_conv_vjp
 from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
+from uqforce.ops.type_weights import type_weights
 
 __all__ = [
     "BlockSpec",
@@ -25,4 +26,5 @@ __all__ = [
     "tabulated_conv",
     "tabulated_conv_vjp",
     "tensor_product_conv",
+    "type_weights",
 ]
