@@ -123,18 +123,21 @@ struct Call {
 template <typename T>
 class Walker {
  public:
-  Walker(const Call<T>& call, int64_t nodes)
+  // Of blocks of up to `nodes` nodes, and of these cotangents.
+  Walker(const Call<T>& call, int64_t nodes, int64_t first_cotangent, int64_t cotangents)
       : call_(call),
+        first_cotangent_(first_cotangent),
+        cotangents_(cotangents),
         columns_(call.conv.conv.sh_dim + 1),
         edges_(1),
         matrix_(call.plan.matrix_size),
         weight_(kChunk * kWidth),
         slope_(kChunk * kWidth),
         dweight_(kChunk * kWidth),
-        partial_(call.cotangents * kChunk * columns_ * call.kernels.lanes),
+        partial_(cotangents * kChunk * columns_ * call.kernels.lanes),
         gradient_(columns_ * kChunk),
-        chunk_rows_(call.dx ? call.cotangents * kChunk * call.conv.conv.dim_in : 0),
-        rows_(nodes * call.cotangents * call.conv.conv.dim_out) {
+        chunk_rows_(call.dx ? cotangents * kChunk * call.conv.conv.dim_in : 0),
+        rows_(nodes * cotangents * call.conv.conv.dim_out) {
     chunk_.matrix = matrix_.data();
     chunk_.sh_dim = columns_;
     for (int64_t k = 0; k < kChunk; ++k) {
@@ -175,7 +178,7 @@ class Walker {
   void vjp(int64_t begin, int64_t end) { vjp(begin, end, nullptr, nullptr, 0); }
   void vjp(int64_t begin, int64_t end, T* dx_rows, int64_t* dx_nodes, int64_t num_rows) {
     const ConvSpec& spec = call_.conv.conv;
-    const int64_t K = call_.cotangents, in = spec.dim_in;
+    const int64_t K = cotangents_, in = spec.dim_in;
     to_convolution(begin, end);
     const int64_t first = call_.edges.begin[begin];
     if (dx_nodes) std::fill_n(dx_nodes, num_rows, -1);
@@ -224,7 +227,8 @@ class Walker {
 
   void add_row(const T* row, int64_t k, int64_t node) const {
     const int64_t in = call_.conv.conv.dim_in;
-    conv::active_kernels<T>().add_row(row, in, call_.dx + (k * call_.edges.nodes + node) * in);
+    const int64_t total = (first_cotangent_ + k) * call_.edges.nodes + node;
+    conv::active_kernels<T>().add_row(row, in, call_.dx + total * in);
   }
 
  private:
@@ -275,14 +279,15 @@ class Walker {
   // Cotangents of the linear map's output -> of the convolution, rows_ [nodes, K, dim_out].
   void to_convolution(int64_t begin, int64_t end) {
     const ConvSpec& spec = call_.conv.conv;
-    const int64_t K = call_.cotangents;
+    const int64_t K = cotangents_;
     // Columns that no block takes have no effect.
     std::fill_n(rows_.data(), (end - begin) * K * spec.dim_out, T(0));
     for (const ColumnBlock& b : call_.conv.map.blocks) {
       from_.clear(), to_.clear();
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t k = 0; k < K; ++k) {
-          const T* cotangent = call_.cotangent + (k * call_.edges.nodes + i) * call_.conv.map.dim_out;
+          const int64_t row = (first_cotangent_ + k) * call_.edges.nodes + i;
+          const T* cotangent = call_.cotangent + row * call_.conv.map.dim_out;
           for (int64_t m = 0; m < b.components; ++m) {
             from_.push_back(cotangent + b.out_offset + m * b.mul_out);
             to_.push_back(rows_.data() + ((i - begin) * K + k) * spec.dim_out + b.in_offset + m * b.mul_in);
@@ -300,12 +305,13 @@ class Walker {
     T dvec[3 * kChunk];
     call_.kernels.embed_vjp[call_.degree](edges_[0], gradient_.data(), dvec);
     for (int64_t e = 0; e < chunk_.edges; ++e) {
-      T* p = call_.dvec + (k * call_.edge_vecs.size(0) + call_.edges.edge(found[e])) * 3;
+      T* p = call_.dvec + ((first_cotangent_ + k) * call_.edge_vecs.size(0) + call_.edges.edge(found[e])) * 3;
       for (int64_t d = 0; d < 3; ++d) p[d] = dvec[d * kChunk + e];
     }
   }
 
   const Call<T>& call_;
+  int64_t first_cotangent_, cotangents_;
   int64_t columns_;  // of an edge's gradient: spherical harmonics, length
   Workspace<Edges<T>> edges_;
   Workspace<T> matrix_, weight_, slope_, dweight_, partial_, gradient_, chunk_rows_, rows_;
@@ -319,7 +325,7 @@ template <typename T>
 void walk_value(const Call<T>& call) {
   const auto cuts = call.blocks(call.edges.nodes);
   at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t from, int64_t to) {
-    Walker<T> walker(call, cuts[1]);
+    Walker<T> walker(call, cuts[1], 0, 1);
     for (int64_t b = from; b < to; ++b) walker.value(cuts[b], cuts[b + 1]);
   });
 }
@@ -333,7 +339,7 @@ class BlockWalker {
       : call_(call),
         cuts_(cuts),
         parts_(parts),
-        walker_(call, cuts[1]),
+        walker_(call, cuts[1], 0, call.cotangents),
         nodes_(call.edges.most_edges(cuts)),
         rows_(call.cotangents * nodes_.size() * call.conv.conv.dim_in, /*zeroed=*/false) {}
 
@@ -365,13 +371,16 @@ class BlockWalker {
   Workspace<T> rows_;
 };
 
-// Edges of different centres add to the same row of dx, always in the order of the edges: one thread adds at
-// once; more add blocks in turn, each so small that its rows are still in a near cache when they are added.
+// Edges of different centres add to the same row of dx, always in the order of the edges. One thread adds at
+// once. More share the cotangents where those are many, at the price of rebuilding the weights several times;
+// else the nodes, and add blocks in turn, each so small that its rows are still in a near cache.
 template <typename T>
 void walk_vjp(const Call<T>& call) {
-  const int64_t nodes = call.edges.nodes;
-  if (call.dx && at::get_num_threads() > 1) {
-    constexpr int64_t kCacheBytes = 3 << 18, kParts = 8;
+  const int64_t nodes = call.edges.nodes, threads = at::get_num_threads();
+  constexpr int64_t kLeastCotangents = 4;  // for a thread
+  const bool many = call.cotangents >= kLeastCotangents * threads;
+  if (call.dx && threads > 1 && !many) {
+    constexpr int64_t kCacheBytes = 3 << 17, kParts = 8;
     const int64_t row_bytes = call.cotangents * call.conv.conv.dim_in * sizeof(T);
     const int64_t node_bytes = std::max<int64_t>(row_bytes * call.edges.begin[nodes] / nodes, 1);
     const auto cuts = call.blocks(std::max<int64_t>(kCacheBytes / node_bytes, 1));
@@ -380,10 +389,17 @@ void walk_vjp(const Call<T>& call) {
     return;
   }
   const auto cuts = call.blocks(nodes);
-  at::parallel_for(0, static_cast<int64_t>(cuts.size()) - 1, 1, [&](int64_t from, int64_t to) {
-    Walker<T> walker(call, cuts[1]);
+  const int64_t blocks = static_cast<int64_t>(cuts.size()) - 1;
+  const auto walk = [&](int64_t from, int64_t to, int64_t first_cotangent, int64_t cotangents) {
+    Walker<T> walker(call, cuts[1], first_cotangent, cotangents);
     for (int64_t b = from; b < to; ++b) walker.vjp(cuts[b], cuts[b + 1]);
-  });
+  };
+  if (call.dx) {
+    at::parallel_for(0, call.cotangents, kLeastCotangents,
+                     [&](int64_t first, int64_t end) { walk(0, blocks, first, end - first); });
+  } else {
+    at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) { walk(from, to, 0, call.cotangents); });
+  }
 }
 
 Tensor value(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, const Tensor& atom_types,
