@@ -219,6 +219,19 @@ def test_what_cannot_be_carried_is_named(target, changes, message):
         import_nequip(build(target, **{**base, **changes}))
 
 
+def test_a_model_that_nequip_would_compile():
+    eager, compiled = import_nequip(build(**SMALL)), import_nequip(build(compile_mode="compile", **SMALL))
+    for name, value in eager.state_dict().items():
+        assert torch.equal(compiled.state_dict()[name], value), name
+
+
+def test_several_models_are_refused():
+    model = build(**SMALL)
+    assert import_nequip(torch.nn.ModuleDict({"sole_model": model})).config.r_max == 3.0
+    with pytest.raises(NequipError, match="not one GraphModel"):
+        import_nequip(torch.nn.ModuleDict({"first": model, "second": model}))
+
+
 def test_a_changed_computation_is_noticed():
     """What no option says is found by the comparison with nequip."""
     model = build(**SMALL)

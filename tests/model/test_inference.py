@@ -118,6 +118,9 @@ def test_mixture_and_no_gradients_are_kept():
         (Gate("5x0e", ""), 5, 5),
         (ScalarMLP([4, 6, 5, 3], torch.float64), 4, 3),
         (ScalarMLP([4, 3], torch.float64), 4, 3),
+        (ScalarMLP([4, 6, 5, 3], torch.float64, "mish"), 4, 3),
+        (ScalarMLP([4, 6, 5, 3], torch.float64, "gelu"), 4, 3),
+        (ScalarMLP([4, 6, 5, 3], torch.float64, "none"), 4, 3),
     ],
 )
 def test_vjp_equals_autograd(module, dim_in, dim_out):
