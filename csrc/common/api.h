@@ -2,3 +2,10 @@
 #pragma once
 
 #define UQFORCE_API __attribute__((visibility("default")))
+
+// Marks the mathematics that the CPU and CUDA share.
+#ifdef __CUDACC__
+#define UQFORCE_HOST_DEVICE __host__ __device__
+#else
+#define UQFORCE_HOST_DEVICE
+#endif

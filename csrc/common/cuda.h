@@ -22,6 +22,16 @@ inline int64_t most_shared_memory() {
   return bytes;
 }
 
+// Threads of a block where nothing speaks for another number, and the blocks that hold `size` of them.
+constexpr int kThreads = 256;
+inline int64_t blocks_of(int64_t size, int64_t each = kThreads) { return (size + each - 1) / each; }
+
+constexpr int kWarp = 32;
+constexpr unsigned kAll = ~0u;  // lanes
+
+// The thread's number in a grid of one dimension.
+__device__ inline int64_t global_thread() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+
 // Launches `kernel` on `stream` with `shared` bytes of dynamic shared memory; nothing where there are no
 // blocks.
 template <typename... Parameters, typename... Arguments>

@@ -19,8 +19,6 @@ namespace uqforce::gmm_nll {
 namespace {
 
 constexpr int kGroup = 8;  // columns of a warp
-constexpr int kWarp = 32;
-constexpr unsigned kAll = ~0u;
 
 int groups_of(int dim) { return (dim + kGroup - 1) / kGroup; }
 

@@ -15,6 +15,7 @@
 #include "neighbor_list/grid.h"
 #include "neighbor_list/molecule.h"
 #include "neighbor_list/op.h"
+#include "neighbor_list/refuse.h"
 
 namespace uqforce::neighbor_list {
 namespace {
@@ -32,10 +33,8 @@ std::vector<int64_t> structure_starts(const OptionalTensor& batch, int64_t num_a
     const at::Tensor contiguous = batch->contiguous();
     const int64_t* of_atom = contiguous.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < num_atoms; ++i) {
-      TORCH_CHECK_VALUE(of_atom[i] >= 0 && of_atom[i] < num_structures, "batch[", i, "] is ", of_atom[i],
-                        " but cell holds ", num_structures, " structures: use 0 to ", num_structures - 1);
-      TORCH_CHECK_VALUE(i == 0 || of_atom[i] >= of_atom[i - 1], "batch[", i, "] is ", of_atom[i], " after ",
-                        of_atom[i - 1], ": batch must ascend; sort the atoms by structure");
+      if (of_atom[i] < 0 || of_atom[i] >= num_structures) refuse_structure(i, of_atom[i], num_structures);
+      if (i > 0 && of_atom[i] < of_atom[i - 1]) refuse_order(i, of_atom[i], of_atom[i - 1]);
       ++start[of_atom[i] + 1];
     }
     for (int64_t b = 0; b < num_structures; ++b) start[b + 1] += start[b];

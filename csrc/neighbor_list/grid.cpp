@@ -1,7 +1,6 @@
 #include "neighbor_list/grid.h"
 
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <array>
@@ -11,10 +10,11 @@
 #include <numeric>
 #include <utility>
 
+#include "neighbor_list/frame.h"
+#include "neighbor_list/refuse.h"
+
 namespace uqforce::neighbor_list {
 namespace {
-
-using Vec = std::array<double, 3>;
 
 // Fewer slots than this are searched one by one, without bins.
 constexpr int64_t kBruteForce = 64;
@@ -23,68 +23,17 @@ constexpr int64_t kBruteForce = 64;
 constexpr int64_t kSubdivision[3] = {1, 1, 4};
 constexpr int64_t kMaxBinsPerSlot = 16;      // beyond, empty bins are not stored
 constexpr double kMaxBinsPerAxis = 1 << 20;  // three axes fit in int64
-constexpr double kMinVolume = 1e-10;         // volume of the cell over the product of its edges
 constexpr double kEmptyPerAtom = 8;          // cutoffs of length per atom, beyond which gaps are closed
 constexpr int64_t kAtoms = 2048;             // placed by a thread at a time
-constexpr double kMaxImages = 1e9;           // ranks are int32
-constexpr double kMaxWrap = 1e9;             // cells by which an atom may lie outside
 
-double dot(const Vec& a, const Vec& b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
-double norm(const Vec& a) { return std::sqrt(dot(a, a)); }
-Vec cross(const Vec& a, const Vec& b) {
-  return {a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]};
-}
-Vec scaled(const Vec& a, double factor) { return {a[0] * factor, a[1] * factor, a[2] * factor}; }
-
-// The cell with its directions that are not periodic replaced by unit vectors at right angles to all others.
-struct Frame {
-  Vec rows[3];
-  Vec inverse[3];    // fractional coordinate k is dot(inverse[k], r)
-  double height[3];  // distance between the faces across direction k
-  double volume;     // over the product of the edges: 1 for a box, 0 for a flat cell
-};
-
+// The structure's frame; its cell must be finite and have a volume.
 template <typename T>
-Frame make_frame(const T* cell, const bool* pbc, int64_t structure) {
-  Frame frame;
-  int missing[3], num_missing = 0;
-  for (int k = 0; k < 3; ++k) {
-    for (int c = 0; c < 3; ++c) {
-      frame.rows[k][c] = double(cell[3 * k + c]);
-      TORCH_CHECK_VALUE(std::isfinite(frame.rows[k][c]), "cell[", structure, "] has the value ",
-                        cell[3 * k + c], " in row ", k, ": every number must be finite");
-    }
-    if (!pbc[k]) missing[num_missing++] = k;
+Frame checked_frame(const T* cell, const bool* pbc, int64_t structure) {
+  for (int k = 0; k < 9; ++k) {
+    if (!std::isfinite(cell[k])) refuse_cell(structure, k / 3, cell[k]);
   }
-  Vec* rows = frame.rows;
-  if (num_missing == 3) {
-    rows[0] = {1, 0, 0}, rows[1] = {0, 1, 0}, rows[2] = {0, 0, 1};
-  } else if (num_missing == 2) {
-    const Vec& a = rows[3 - missing[0] - missing[1]];
-    int least = 0;  // the axis that `a` points along least
-    for (int c = 1; c < 3; ++c) least = std::abs(a[c]) < std::abs(a[least]) ? c : least;
-    Vec axis{};
-    axis[least] = 1;
-    Vec& b = rows[missing[0]];
-    b = cross(a, axis);
-    b = scaled(b, 1 / norm(b));
-    rows[missing[1]] = cross(a, b);
-    rows[missing[1]] = scaled(rows[missing[1]], 1 / norm(rows[missing[1]]));
-  } else if (num_missing == 1) {
-    Vec& c = rows[missing[0]];
-    c = cross(rows[(missing[0] + 1) % 3], rows[(missing[0] + 2) % 3]);
-    c = scaled(c, 1 / norm(c));
-  }
-  const double determinant = dot(rows[0], cross(rows[1], rows[2]));
-  frame.volume = std::abs(determinant) / (norm(rows[0]) * norm(rows[1]) * norm(rows[2]));
-  TORCH_CHECK_VALUE(frame.volume > kMinVolume, "cell[", structure, "] with pbc (", pbc[0], ", ", pbc[1], ", ",
-                    pbc[2],
-                    ") has no volume: its periodic rows must be linearly independent; give the cell, or ",
-                    "set pbc to False where the structure is not periodic");
-  for (int k = 0; k < 3; ++k) {
-    frame.inverse[k] = scaled(cross(rows[(k + 1) % 3], rows[(k + 2) % 3]), 1 / determinant);
-    frame.height[k] = 1 / norm(frame.inverse[k]);
-  }
+  const Frame frame = make_frame(cell, pbc);
+  if (!(frame.volume > kMinVolume)) refuse_volume(structure, pbc);
   return frame;
 }
 
@@ -133,14 +82,13 @@ struct Builder {
       for (int64_t i = begin; i < end; ++i) {
         const T* given = positions + 3 * i;
         const Vec r = {double(given[0]), double(given[1]), double(given[2])};
-        TORCH_CHECK_VALUE(std::isfinite(r[0]) && std::isfinite(r[1]) && std::isfinite(r[2]), "positions[",
-                          first_atom + i, "] is (", r[0], ", ", r[1], ", ", r[2],
-                          "): every coordinate must be finite; correct or remove this atom");
+        if (!std::isfinite(r[0]) || !std::isfinite(r[1]) || !std::isfinite(r[2])) {
+          refuse_position(first_atom + i, r);
+        }
         largest = std::max({largest, std::abs(r[0]), std::abs(r[1]), std::abs(r[2])});
         for (int k = 0; k < 3; ++k) {
           const double f = dot(frame.inverse[k], r);
-          TORCH_CHECK_VALUE(!pbc[k] || std::abs(f) < kMaxWrap, "positions[", first_atom + i, "] lies ", f,
-                            " cells away from the cell: wrap the positions into the cell");
+          if (pbc[k] && !(std::abs(f) < kMaxWrap)) refuse_distance(first_atom + i, f);
           const int32_t cells = pbc[k] ? floor_int(f) : 0;
           wrap[i][k] = cells;
           most_cells[k] = std::max(most_cells[k], std::abs(cells));
@@ -185,7 +133,7 @@ struct Builder {
   }
 
   void choose_region() {
-    reach = cutoff * (1 + 1e-5) + 1e-14 * size / frame.volume;
+    reach = with_rounding(cutoff, size, frame.volume);
     double num_images = double(num_atoms);
     for (int k = 0; k < 3; ++k) {
       if (pbc[k]) {
@@ -199,9 +147,7 @@ struct Builder {
       for (int c = 0; c < 3; ++c) middle[c] += (span[k].low + span[k].high) / 2 * frame.rows[k][c];
       half_size += (span[k].high - span[k].low) / 2 * norm(frame.rows[k]);
     }
-    TORCH_CHECK_VALUE(num_images < kMaxImages, "structure ", structure, " has about ", num_images,
-                      " periodic images of its ", num_atoms, " atoms within the cutoff ", cutoff,
-                      ": more than a neighbour list can hold; use a smaller cutoff or a larger cell");
+    if (!(num_images < kMaxImages)) refuse_images(structure, num_images, num_atoms, cutoff);
   }
 
   struct Images {
@@ -343,21 +289,12 @@ struct Builder {
     }
   }
 
-  // Error of one component of a difference, twice, to be safe: float32 rounding of both coordinates and of
-  // the difference, float64 rounding on the way there, and the rounding of the edge vector in T, which grows
-  // with the shift, not with the positions.
   Limits limits() const {
-    constexpr double in_float = std::numeric_limits<float>::epsilon(),
-                     in_double = std::numeric_limits<double>::epsilon(),
-                     in_t = std::numeric_limits<T>::epsilon();
     double moved = cutoff;
     for (int k = 0; k < 3; ++k) {
       if (pbc[k]) moved += 2 * (max_wrap[k] + 1 + reach / frame.height[k]) * norm(frame.rows[k]);
     }
-    const double component =
-        2 * (in_float * (half_size + cutoff) + 8 * in_double * size / frame.volume + 8 * in_t * moved);
-    const double squared =
-        4 * cutoff * component + 4 * component * component + 8 * in_float * cutoff * cutoff;
+    const double squared = doubt<T>(cutoff, half_size, size, frame.volume, moved);
     return {float(cutoff * cutoff - squared), float(cutoff * cutoff + squared)};
   }
 };
@@ -395,8 +332,8 @@ int64_t Grid<T>::ranges(int64_t bin, std::vector<Range>& out) const {
 template <typename T>
 Grid<T> build_grid(const T* positions, int64_t first_atom, int64_t num_atoms, const T* cell, const bool* pbc,
                    double cutoff, int64_t structure, Arena& arena) {
-  Builder<T> builder{positions + 3 * first_atom,       first_atom, num_atoms, pbc, cutoff, structure,
-                     make_frame(cell, pbc, structure), arena};
+  Builder<T> builder{positions + 3 * first_atom,          first_atom, num_atoms, pbc, cutoff, structure,
+                     checked_frame(cell, pbc, structure), arena};
   Grid<T> grid;
   builder.wrap_atoms();
   builder.choose_region();

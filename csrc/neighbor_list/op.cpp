@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce {
 namespace {
@@ -107,5 +106,3 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("edge_vectors", &uqforce::edge_vectors_meta);
   m.impl("edge_vectors_backward", &uqforce::edge_vectors_backward_meta);
 }
-
-UQFORCE_WITHOUT_CUDA("neighbor_list", "edge_vectors", "edge_vectors_backward")

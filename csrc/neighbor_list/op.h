@@ -10,18 +10,21 @@
 #include <optional>
 #include <tuple>
 
+#include "common/api.h"
+
 namespace uqforce {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
 // Shapes, dtypes and devices, without looking at values. Every path into an op goes through these.
-void check_neighbor_list(const at::Tensor& positions, const at::Tensor& cell, const at::Tensor& pbc,
-                         double cutoff, const OptionalTensor& batch);
-void check_edge_vectors(const at::Tensor& positions, const at::Tensor& cell, const at::Tensor& edge_index,
-                        const at::Tensor& cell_shift, const OptionalTensor& batch);
-void check_edge_vectors_backward(const at::Tensor& grad, const at::Tensor& edge_index,
-                                 const at::Tensor& cell_shift, const OptionalTensor& batch,
-                                 const c10::SymInt& num_atoms, const c10::SymInt& num_structures);
+UQFORCE_API void check_neighbor_list(const at::Tensor& positions, const at::Tensor& cell,
+                                     const at::Tensor& pbc, double cutoff, const OptionalTensor& batch);
+UQFORCE_API void check_edge_vectors(const at::Tensor& positions, const at::Tensor& cell,
+                                    const at::Tensor& edge_index, const at::Tensor& cell_shift,
+                                    const OptionalTensor& batch);
+UQFORCE_API void check_edge_vectors_backward(const at::Tensor& grad, const at::Tensor& edge_index,
+                                             const at::Tensor& cell_shift, const OptionalTensor& batch,
+                                             const c10::SymInt& num_atoms, const c10::SymInt& num_structures);
 
 namespace neighbor_list {
 

@@ -158,6 +158,25 @@ T atomicOr(T* address, T value) {
   return old;
 }
 
+// Arithmetic that the compiler must not fuse.
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dsub_rn(double x, double y) { return x - y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
+template <typename To, typename From>
+To reinterpreted(From from) {
+  To to;
+  static_assert(sizeof(to) == sizeof(from));
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+inline int __float_as_int(float x) { return reinterpreted<int>(x); }
+inline float __int_as_float(int x) { return reinterpreted<float>(x); }
+inline long long __double_as_longlong(double x) { return reinterpreted<long long>(x); }
+inline double __longlong_as_double(long long x) { return reinterpreted<double>(x); }
+
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
