@@ -117,6 +117,10 @@ def test_resumed_bitwise(tuning):
         ({"freeze": True}, "set variance_head: true"),
         ({"freeze": True, "variance_head": True}, "loss.energy.kind or loss.forces.kind: likelihood"),
         ({"start": None, "freeze": True, "r_max": 3.5}, "name one"),
+        (
+            {"per_type_energy_shifts": {"Au": 0.0, "Cu": 0.0}},
+            "per_type_energy_shifts: {'Au': 0.0, 'Cu': 0.0} lacks H",
+        ),
         ({"num_layers": 3}, "model.num_layers: 3, but"),
         ({"r_max": 3.0}, "model.r_max: 3.0, but"),
     ],

@@ -132,7 +132,7 @@ def import_nequip(
 
 
 def _trusted(path: Path, trust: bool, echo: Callable[[str], None]) -> str:
-    """sha256 of a file that the caller trusts; the file is not opened otherwise."""
+    """sha256 of a file that the caller trusts."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     digest = sha256(path)

@@ -81,8 +81,10 @@ class TrainConfig(Section):
             raise ValueError(
                 f"{' and '.join(asked)}: likelihood needs the model's variance, set model.variance_head: true"
             )
-        if self.model.freeze and not any(getattr(self.loss, name).weight > 0 for name, kind in kinds.items()
-                                         if kind == "likelihood"):  # fmt: skip
+        seen = [
+            name for name, kind in kinds.items() if kind == "likelihood" and getattr(self.loss, name).weight
+        ]
+        if self.model.freeze and not seen:
             raise ValueError(
                 "model.freeze: true leaves the variance head to train, which only a likelihood sees: set "
                 "loss.energy.kind or loss.forces.kind: likelihood"

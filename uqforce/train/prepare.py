@@ -65,6 +65,10 @@ def prepare(config: TrainConfig, directory: Path) -> Prepared:
         energies = _atomic_energies(data, train, type_names, keys, units)
     else:
         energies = shifts if isinstance(shifts, dict) else dict.fromkeys(type_names, shifts)
+        if missing := [name for name in type_names if name not in energies]:
+            raise ConfigError(
+                f"model.per_type_energy_shifts: {shifts} lacks {', '.join(missing)}: add it, in eV"
+            )
 
     def build(frames: list[Frame], name: str) -> Dataset:
         return Dataset.build(frames, type_names, config.model.r_max, directory / "data" / f"{name}.store")
