@@ -7,7 +7,6 @@
 
 #include "common/checks.h"
 #include "common/parsed_once.h"
-#include "common/without_cuda.h"
 #include "tensor_product_conv/coupling.h"
 
 namespace uqforce {
@@ -172,8 +171,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("tensor_product_conv_backward", &meta_backward);
   m.impl("tensor_product_conv_double_backward", &meta_double_backward);
 }
-
-UQFORCE_WITHOUT_CUDA("tensor_product_conv", "tensor_product_conv_backward",
-                     "tensor_product_conv_double_backward")
 
 }  // namespace uqforce

@@ -13,6 +13,8 @@
 #include <tuple>
 #include <vector>
 
+#include "common/api.h"
+
 namespace uqforce {
 
 // One coupling (l1, l2, l3) of `mul` channels; see docs/architecture.md for the offsets.
@@ -26,7 +28,7 @@ struct ConvSpec {
 
   // ValueError unless every path stays within the dimensions and every output column and weight belongs to
   // exactly one path. Parsed once per distinct list, then remembered.
-  static const ConvSpec& parse(at::IntArrayRef flat);
+  UQFORCE_API static const ConvSpec& parse(at::IntArrayRef flat);
 };
 
 // x [N, dim_in], edge_sh [E, sh_dim], edge_weight [E, weight_numel], edge_index [2, E] int64 -> [N, dim_out]
@@ -48,9 +50,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> tensor_product_conv_d
 
 // Throws unless dtypes, devices and shapes fit each other and `spec`; `grad` and the cotangents may be
 // absent.
-void check_conv(const at::Tensor& x, const at::Tensor& edge_sh, const at::Tensor& edge_weight,
-                const at::Tensor& edge_index, const ConvSpec& spec,
-                const std::optional<at::Tensor>& grad = {}, const std::optional<at::Tensor>& ddx = {},
-                const std::optional<at::Tensor>& ddsh = {}, const std::optional<at::Tensor>& ddw = {});
+UQFORCE_API void check_conv(const at::Tensor& x, const at::Tensor& edge_sh, const at::Tensor& edge_weight,
+                            const at::Tensor& edge_index, const ConvSpec& spec,
+                            const std::optional<at::Tensor>& grad = {},
+                            const std::optional<at::Tensor>& ddx = {},
+                            const std::optional<at::Tensor>& ddsh = {},
+                            const std::optional<at::Tensor>& ddw = {});
 
 }  // namespace uqforce

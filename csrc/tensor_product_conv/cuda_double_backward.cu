@@ -1,0 +1,99 @@
+// The gradient of T(g, ddx, Y, w) + T(g, x, ddY, w) + T(g, x, Y, ddw) with respect to g, x, Y and w; N is the
+// matrix of ddY and q[m1] = w ddx[m1] + ddw x[m1]:
+//   dg[m3] += sum_m1 M[m1, m3] q[m1] + N[m1, m3] (w x[m1])
+//   with y[m1] = sum_m3 M[m1, m3] g[m3] and z[m1] = sum_m3 N[m1, m3] g[m3]
+//   dx[m1] += ddw y[m1] + w z[m1]    dw = sum_m1 ddx[m1] y[m1] + x[m1] z[m1]
+//   dM[m1, m3] = sum_channels q[m1] g[m3]
+// One channel for each lane: two would not leave registers for g and dg.
+#include "tensor_product_conv/cuda_body.h"
+
+namespace uqforce::conv {
+namespace {
+
+constexpr int kC = kDoubleBackwardChannels / kWarp;
+
+template <typename T, class F>
+__global__ void __launch_bounds__(kWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
+    double_backward_kernel(const __grid_constant__ CudaCall<T> call,
+                           const __grid_constant__ CudaUnits units) {
+  const Walk<T, kC> walk(call, units);
+  if (walk.idle()) return;
+  T g[F::rows_before(F::size)][kC], sum[F::rows_before(F::size)][kC];
+  walk.template load_grad<F>(g);
+  if (call.out) walk.template begin_out<F>(sum);
+  walk.edges(call.weight, call.ddw, [&](int place, int edge, int neighbour) {
+    constexpr int n = 2 * F::l1 + 1;
+    T x[n][kC], ddx[n][kC], dx[n][kC] = {}, dsh[2 * kMaxDegree + 1];
+    walk.load_input(call.x, neighbour, x);
+    walk.load_input(call.ddx, neighbour, ddx);
+    const T *const sh = call.sh + edge * call.sh_dim, *const ddsh = call.ddsh ? call.ddsh + edge * call.sh_dim
+                                                                              : nullptr;
+    each_slot<F>([&](auto slot) {
+      using S = decltype(slot);
+      using Table = Terms<T, S::l1, S::l2, S::l3>;
+      static constexpr auto t = Table::make();
+      T(&degree)[2 * S::l2 + 1] = reinterpret_cast<T(&)[2 * S::l2 + 1]>(dsh);
+      if (S::first_of_degree) {
+#pragma unroll
+        for (int i = 0; i <= 2 * S::l2; ++i) degree[i] = 0;
+      }
+      if (walk.has(S::k)) {
+        T w[kC], ddw[kC], dw[kC] = {}, Y[2 * S::l2 + 1], ddY[2 * S::l2 + 1];
+        T q = 0, xw = 0, y = 0, z = 0, mm = 0, nn = 0, dm = 0;
+        walk.load_weight(call.weight, edge, S::k, w);
+        walk.load_weight(call.ddw, edge, S::k, ddw);
+#pragma unroll
+        for (int i = 0; i <= 2 * S::l2; ++i) {
+          Y[i] = __ldg(sh + S::l2 * S::l2 + i);
+          ddY[i] = ddsh ? __ldg(ddsh + S::l2 * S::l2 + i) : T(0);
+        }
+#pragma unroll
+        for (int i = 0; i < Table::size; ++i) {
+          const int m1 = t.m1[i], m2 = t.m2[i], row = S::row + t.m3[i];
+          if (t.first_m1[i]) {
+            q = ddx[m1][0] * w[0] + x[m1][0] * ddw[0];
+            xw = x[m1][0] * w[0];
+            y = z = 0;
+          }
+          mm = t.first[i] ? t.value[i] * Y[m2] : mm + t.value[i] * Y[m2];
+          nn = t.first[i] ? t.value[i] * ddY[m2] : nn + t.value[i] * ddY[m2];
+          if (t.first[i]) dm = q * g[row][0];
+          degree[m2] += t.value[i] * dm;
+          if (t.last[i]) {
+            y += mm * g[row][0];
+            z += nn * g[row][0];
+            sum[row][0] += mm * q + nn * xw;
+          }
+          if (t.last_m1[i]) {
+            dx[m1][0] += ddw[0] * y + w[0] * z;
+            dw[0] += ddx[m1][0] * y + x[m1][0] * z;
+          }
+        }
+        if (call.dw) walk.store_weight(call.dw, edge, S::k, dw);
+      }
+      if (S::last_of_degree && call.partial && walk.unit.degrees >> S::l2 & 1) {
+        store_partial<S::l2>(walk, place, degree);
+      }
+    });
+    if (call.rows) walk.store_rows(place, dx);
+  });
+  if (call.out) walk.template store_out<F>(sum);
+}
+
+template <typename T, class... F>
+void launch_family(const CudaCall<T>& call, const CudaUnits& units, void* stream, FamilyList<F...>) {
+  constexpr void (*kernels[])(CudaCall<T>, CudaUnits) = {&double_backward_kernel<T, F>...};
+  launch_units("tensor_product_conv_double_backward", kernels[units.family], call, units, stream);
+}
+
+}  // namespace
+
+template <typename T>
+void double_backward(const CudaCall<T>& call, const CudaUnits& units, void* stream) {
+  launch_family(call, units, stream, Families{});
+}
+
+template void double_backward(const CudaCall<float>&, const CudaUnits&, void*);
+template void double_backward(const CudaCall<double>&, const CudaUnits&, void*);
+
+}  // namespace uqforce::conv

@@ -1,0 +1,193 @@
+// The convolution's CUDA ops: checks, memory, the stream; the kernels are in cuda_*.cu.
+#include "common/cuda_op.h"
+
+#ifdef UQFORCE_HAS_CUDA
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "tensor_product_conv/cuda_plan.h"
+
+namespace uqforce::conv {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+#ifdef UQFORCE_EMULATION
+constexpr int64_t kWorkspace = int64_t(1) << 15;  // small, so that the tests have several passes
+#else
+constexpr int64_t kWorkspace = int64_t(1) << 29;  // bytes
+#endif
+
+Tensor contiguous(const OptionalTensor& tensor) {
+  return tensor.has_value() && tensor->defined() ? tensor->contiguous() : Tensor();
+}
+template <typename T>
+const T* rows(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
+}
+template <typename T>
+T* result(const Tensor& tensor, bool wanted) {
+  return wanted ? tensor.mutable_data_ptr<T>() : nullptr;
+}
+Tensor empty_if(bool wanted, at::IntArrayRef sizes, const Tensor& like) {
+  return at::empty(wanted ? sizes : at::IntArrayRef({0}), like.options());
+}
+
+// The graph's edges by centre, in memory of torch.
+struct Edges {
+  Tensor index, memory;
+  EdgeLists lists;
+
+  Edges(const Tensor& edge_index, int64_t nodes, void* stream)
+      : index(edge_index.contiguous()),
+        memory(at::empty({edge_list_size(nodes, index.size(1))}, index.options().dtype(at::kInt))),
+        lists(nodes, index.size(1), memory.mutable_data_ptr<int>()) {
+    list_edges(index.const_data_ptr<int64_t>(), lists, stream);
+  }
+};
+
+// What does not fit the lists, or has nothing to do. Returns whether there are nodes.
+bool check_sizes(const Tensor& x, const Tensor& edge_index) {
+  TORCH_CHECK_INDEX(x.size(0) > 0 || edge_index.size(1) == 0, "edge_index has ", edge_index.size(1),
+                    " edges but x has no nodes");
+  constexpr int64_t most = std::numeric_limits<int>::max() / 4;
+  TORCH_CHECK_VALUE(x.size(0) < most && edge_index.size(1) < most, "at most ", most - 1,
+                    " nodes and edges on CUDA, got ", x.size(0), " and ", edge_index.size(1));
+  return x.size(0) > 0;
+}
+
+template <typename T>
+CudaCall<T> call_of(const ConvSpec& spec, const Edges& edges) {
+  CudaCall<T> call{};
+  call.dim_in = spec.dim_in, call.dim_out = spec.dim_out;
+  call.sh_dim = spec.sh_dim, call.weight_numel = spec.weight_numel;
+  call.nodes = edges.lists.nodes, call.last = int(edges.lists.edges);
+  call.begin = edges.lists.begin, call.edge = edges.lists.edge;
+  call.neighbour = edges.lists.neighbour, call.bad = edges.lists.bad;
+  return call;
+}
+
+// Launches all units, in passes of so many edges that what these leave behind fits the workspace; dx and dsh
+// are the sums of that. The order of a sum does not depend on the passes.
+template <typename T>
+void run(void (*launch)(const CudaCall<T>&, const CudaUnits&, void*), const CudaPlan& plan, CudaCall<T> call,
+         const Edges& edges, const Tensor& like, T* dx, T* dsh, void* stream) {
+  const int64_t count = edges.lists.edges, nodes = edges.lists.nodes;
+  const int64_t row = dx ? call.dim_in : 0, partial = dsh ? plan.degrees.count * call.sh_dim : 0;
+  const int64_t bytes = (row + partial) * int64_t(sizeof(T));
+  const int64_t most =
+      std::clamp<int64_t>(kWorkspace / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(count, 1));
+  const int64_t passes = std::max<int64_t>((count + most - 1) / most, 1),
+                step = (count + passes - 1) / passes;
+  const Tensor left = at::empty({step * (row + partial)}, like.options());
+  call.rows = dx ? left.mutable_data_ptr<T>() : nullptr;
+  call.partial = dsh ? left.mutable_data_ptr<T>() + step * row : nullptr;
+  Tensor memory;
+  Groups by_neighbour{};
+  if (dx) {
+    memory = at::empty({2 * count + 2 * nodes + 1}, edges.memory.options());
+    int* const p = memory.mutable_data_ptr<int>();
+    by_neighbour = {count, nodes, p, p + nodes + 1, p + nodes + 1 + count};
+    group(edges.lists.neighbour, by_neighbour, nullptr, stream);
+  }
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    call.first = int(pass * step), call.last = int(std::min((pass + 1) * step, count));
+    if (dx && plan.zero_rows) left.slice(0, 0, step * row).zero_();
+    for (const CudaUnits& units : plan.launches) launch(call, units, stream);
+    if (dx) add_rows(call, by_neighbour, dx, stream);
+    if (dsh) add_partial(call, plan.degrees, dsh, stream);
+  }
+}
+
+Tensor forward_cuda(const Tensor& x, const Tensor& edge_sh, const Tensor& edge_weight,
+                    const Tensor& edge_index, at::IntArrayRef flat) {
+  const ConvSpec& spec = ConvSpec::parse(flat);
+  check_conv(x, edge_sh, edge_weight, edge_index, spec);
+  const c10::DeviceGuard guard(x.device());
+  const Tensor out = at::empty({x.size(0), spec.dim_out}, x.options());
+  if (!check_sizes(x, edge_index)) return out;
+  const Tensor in = x.contiguous(), sh = edge_sh.contiguous(), weight = edge_weight.contiguous();
+  void* const stream = current_stream(x.device());
+  const Edges edges(edge_index, x.size(0), stream);
+  const auto with_type = [&]<typename T>(T) {
+    CudaCall<T> call = call_of<T>(spec, edges);
+    call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
+    call.out = out.mutable_data_ptr<T>();
+    run<T>(&forward<T>, CudaPlan::of(spec, kForwardChannels<T>), call, edges, x, nullptr, nullptr, stream);
+  };
+  x.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& edge_sh,
+                                                 const Tensor& edge_weight, const Tensor& edge_index,
+                                                 at::IntArrayRef flat, std::array<bool, 3> needs) {
+  const ConvSpec& spec = ConvSpec::parse(flat);
+  check_conv(x, edge_sh, edge_weight, edge_index, spec, grad);
+  const c10::DeviceGuard guard(x.device());
+  const Tensor dx = empty_if(needs[0], x.sizes(), x), dsh = empty_if(needs[1], edge_sh.sizes(), x),
+               dw = empty_if(needs[2], edge_weight.sizes(), x);
+  if (!check_sizes(x, edge_index)) return {dx, dsh, dw};
+  const Tensor g = grad.contiguous(), in = x.contiguous(), sh = edge_sh.contiguous(),
+               weight = edge_weight.contiguous();
+  void* const stream = current_stream(x.device());
+  const Edges edges(edge_index, x.size(0), stream);
+  const auto with_type = [&]<typename T>(T) {
+    CudaCall<T> call = call_of<T>(spec, edges);
+    call.grad = rows<T>(g), call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
+    call.dw = result<T>(dw, needs[2]);
+    run<T>(&backward<T>, CudaPlan::of(spec, kBackwardChannels<T>), call, edges, x, result<T>(dx, needs[0]),
+           result<T>(dsh, needs[1]), stream);
+  };
+  x.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});
+  return {dx, dsh, dw};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cuda(
+    const OptionalTensor& ddx, const OptionalTensor& ddsh, const OptionalTensor& ddw, const Tensor& grad,
+    const Tensor& x, const Tensor& edge_sh, const Tensor& edge_weight, const Tensor& edge_index,
+    at::IntArrayRef flat, std::array<bool, 4> needs) {
+  const ConvSpec& spec = ConvSpec::parse(flat);
+  check_conv(x, edge_sh, edge_weight, edge_index, spec, grad, ddx, ddsh, ddw);
+  const c10::DeviceGuard guard(x.device());
+  const Tensor dgrad = empty_if(needs[0], grad.sizes(), x), dx = empty_if(needs[1], x.sizes(), x),
+               dsh = empty_if(needs[2], edge_sh.sizes(), x), dw = empty_if(needs[3], edge_weight.sizes(), x);
+  if (!check_sizes(x, edge_index)) return {dgrad, dx, dsh, dw};
+  const Tensor g = grad.contiguous(), in = x.contiguous(), sh = edge_sh.contiguous(),
+               weight = edge_weight.contiguous();
+  const Tensor ddin = contiguous(ddx), ddsphere = contiguous(ddsh), ddweight = contiguous(ddw);
+  void* const stream = current_stream(x.device());
+  const Edges edges(edge_index, x.size(0), stream);
+  const auto with_type = [&]<typename T>(T) {
+    CudaCall<T> call = call_of<T>(spec, edges);
+    call.grad = rows<T>(g), call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
+    call.ddx = rows<T>(ddin), call.ddsh = rows<T>(ddsphere), call.ddw = rows<T>(ddweight);
+    call.out = result<T>(dgrad, needs[0]), call.dw = result<T>(dw, needs[3]);
+    run<T>(&double_backward<T>, CudaPlan::of(spec, kDoubleBackwardChannels), call, edges, x,
+           result<T>(dx, needs[1]), result<T>(dsh, needs[2]), stream);
+  };
+  x.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});
+  return {dgrad, dx, dsh, dw};
+}
+
+}  // namespace
+
+UQFORCE_CUDA_KERNELS(m) {
+  m.impl("tensor_product_conv", &forward_cuda);
+  m.impl("tensor_product_conv_backward", &backward_cuda);
+  m.impl("tensor_product_conv_double_backward", &double_backward_cuda);
+}
+
+}  // namespace uqforce::conv
+
+#else
+
+UQFORCE_WITHOUT_CUDA("tensor_product_conv", "tensor_product_conv_backward",
+                     "tensor_product_conv_double_backward")
+
+#endif
