@@ -6,10 +6,7 @@
 namespace uqforce {
 namespace {
 
-constexpr int kThreads = 256, kScan = 1024, kWarp = 32;
-constexpr unsigned kAll = ~0u;
-
-int64_t blocks_for(int64_t items) { return (items + kThreads - 1) / kThreads; }
+constexpr int kScan = 1024;
 
 template <typename Key>
 __device__ int64_t key_of(const Key* keys, int64_t item, int64_t groups, int* bad) {
@@ -21,7 +18,7 @@ __device__ int64_t key_of(const Key* keys, int64_t item, int64_t groups, int* ba
 
 template <typename Key>
 __global__ void count(const Key* keys, Groups g, int* bad) {
-  const int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t item = global_thread();
   if (item < g.items) atomicAdd(g.workspace + g.items + key_of(keys, item, g.groups, bad), 1);
 }
 
@@ -58,7 +55,7 @@ __global__ void __launch_bounds__(kScan) scan(Groups g) {
 
 template <typename Key>
 __global__ void claim(const Key* keys, Groups g) {
-  const int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t item = global_thread();
   if (item >= g.items) return;
   const int64_t key = key_of(keys, item, g.groups, nullptr);
   g.workspace[atomicAdd(g.workspace + g.items + key, 1)] = int(item);
@@ -66,7 +63,7 @@ __global__ void claim(const Key* keys, Groups g) {
 
 template <typename Key>
 __global__ void put_in_order(const Key* keys, Groups g) {
-  const int64_t place = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t place = global_thread();
   if (place >= g.items) return;
   const int item = g.workspace[place];
   const int64_t key = key_of(keys, item, g.groups, nullptr);
@@ -77,7 +74,7 @@ __global__ void put_in_order(const Key* keys, Groups g) {
 }
 
 __global__ void look_up(const int64_t* neighbours, EdgeLists lists) {
-  const int64_t place = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t place = global_thread();
   if (place >= lists.edges) return;
   lists.neighbour[place] = int(key_of(neighbours, lists.edge[place], lists.nodes, lists.bad));
 }
@@ -86,10 +83,10 @@ template <typename Key>
 void group_by(const Key* keys, const Groups& g, int* bad, void* stream) {
   check_cuda(cudaMemsetAsync(g.workspace + g.items, 0, g.groups * sizeof(int), cudaStream_t(stream)),
              "clearing counts");
-  launch("group", count<Key>, blocks_for(g.items), kThreads, 0, stream, keys, g, bad);
+  launch("group", count<Key>, blocks_of(g.items), kThreads, 0, stream, keys, g, bad);
   launch("group", scan, 1, kScan, 0, stream, g);
-  launch("group", claim<Key>, blocks_for(g.items), kThreads, 0, stream, keys, g);
-  launch("group", put_in_order<Key>, blocks_for(g.items), kThreads, 0, stream, keys, g);
+  launch("group", claim<Key>, blocks_of(g.items), kThreads, 0, stream, keys, g);
+  launch("group", put_in_order<Key>, blocks_of(g.items), kThreads, 0, stream, keys, g);
 }
 
 }  // namespace
@@ -105,8 +102,7 @@ void group(const int* keys, const Groups& result, int* bad, void* stream) {
 void list_edges(const int64_t* edge_index, const EdgeLists& lists, void* stream) {
   check_cuda(cudaMemsetAsync(lists.bad, 0, sizeof(int), cudaStream_t(stream)), "clearing a flag");
   group(edge_index, {lists.edges, lists.nodes, lists.begin, lists.edge, lists.workspace}, lists.bad, stream);
-  launch("list_edges", look_up, blocks_for(lists.edges), kThreads, 0, stream, edge_index + lists.edges,
-         lists);
+  launch("list_edges", look_up, blocks_of(lists.edges), kThreads, 0, stream, edge_index + lists.edges, lists);
 }
 
 }  // namespace uqforce

@@ -14,8 +14,7 @@
 namespace uqforce::conv {
 namespace {
 
-constexpr int kWarp = 32, kWarps = 4;
-constexpr unsigned kAll = ~0u;
+constexpr int kWarps = 4;  // of a block
 constexpr int kAhead = 4;  // edges whose weights are on their way to the second-level cache
 
 // Brings the line of an address to the second-level cache.
@@ -81,9 +80,10 @@ struct Walk {
   int channel[kC];     // a lane without channels reads another's
 
   __device__ Walk(const CudaCall<T>& call, const CudaUnits& units)
-      : call(call), unit(units.unit[blockIdx.x % units.count]) {
-    centre = int64_t(blockIdx.x / units.count) * kWarps + threadIdx.x / kWarp;
-    lane = threadIdx.x % kWarp;
+      : Walk(call, units.unit[blockIdx.x % units.count],
+             int64_t(blockIdx.x / units.count) * kWarps + threadIdx.x / kWarp) {}
+  __device__ Walk(const CudaCall<T>& call, const CudaUnit& unit, int64_t centre)
+      : call(call), unit(unit), centre(centre), lane(threadIdx.x % kWarp) {
     if (centre >= call.nodes) return;
     const int begin = call.begin[centre];
     from = max(begin, call.first);

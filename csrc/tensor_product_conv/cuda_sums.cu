@@ -5,13 +5,9 @@
 namespace uqforce::conv {
 namespace {
 
-constexpr int kThreads = 256;
-
-int64_t blocks_for(int64_t numbers) { return (numbers + kThreads - 1) / kThreads; }
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads) rows_kernel(CudaCall<T> call, Groups by_neighbour, T* dx) {
-  const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t k = global_thread();
   if (k >= call.nodes * call.dim_in) return;
   const int64_t node = k / call.dim_in;
   const T* const column = call.rows + k % call.dim_in;
@@ -50,13 +46,13 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void add_rows(const CudaCall<T>& call, const Groups& by_neighbour, T* dx, void* stream) {
-  launch("add_rows", rows_kernel<T>, blocks_for(call.nodes * call.dim_in), kThreads, 0, stream, call,
+  launch("add_rows", rows_kernel<T>, blocks_of(call.nodes * call.dim_in), kThreads, 0, stream, call,
          by_neighbour, dx);
 }
 
 template <typename T>
 void add_partial(const CudaCall<T>& call, const CudaDegrees& degrees, T* dsh, void* stream) {
-  launch("add_partial", partial_kernel<T>, blocks_for((call.last - call.first) * call.sh_dim), kThreads, 0,
+  launch("add_partial", partial_kernel<T>, blocks_of((call.last - call.first) * call.sh_dim), kThreads, 0,
          stream, call, degrees, dsh);
 }
 
