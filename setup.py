@@ -1,10 +1,12 @@
-"""Build `uqforce/libuqforce.so` (the ops, no Python symbol in it) and `uqforce/_C` (pybind11 bindings).
+"""Build `uqforce/libuqforce.so` (the ops, no Python symbol in it), `uqforce/_C` (pybind11 bindings) and,
+where LAMMPS's headers are found, its plugin in `uqforce_lammps`.
 
 CUDA sources (`csrc/*/cuda*.cu`) are compiled wherever nvcc is found, also against a CPU build of torch;
-without nvcc one printed line says that they are skipped. Environment: `CUDA_HOME`, `UQFORCE_CUDA=0` to
-leave CUDA out, `UQFORCE_CUDA_ARCHS` (default "80;90"), `MAX_JOBS`.
+without nvcc one printed line says that they are skipped, and so for the plugin. Environment: `CUDA_HOME`,
+`UQFORCE_CUDA=0` to leave CUDA out, `UQFORCE_CUDA_ARCHS` (default "80;90"), `MAX_JOBS`.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent
@@ -29,10 +32,49 @@ class BuildExtension(cpp_extension.BuildExtension):
         if self.editable_mode:  # pip would compile everything anew in a temporary folder
             self.build_temp = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
 
+    def run(self) -> None:
+        super().run()
+        plugin = plugin_builder()
+        root = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        folder, library = root / "uqforce_lammps", root / "uqforce" / "libuqforce.so"
+        if plugin.is_current(folder / plugin.PLUGIN):
+            return
+        try:
+            plugin.find_lammps()
+        except plugin.PluginError as missing:
+            print(
+                f"uqforce: the LAMMPS plugin is skipped ({missing}); `uqforce build-lammps` builds it later"
+            )
+        else:
+            folder.mkdir(exist_ok=True)
+            plugin.build(folder, library, version)
+
     def get_ext_filename(self, fullname: str) -> str:
         if fullname.endswith("libuqforce"):
             return f"{fullname.replace('.', '/')}.so"
         return super().get_ext_filename(fullname)
+
+
+class BuildPython(build_py):
+    """Adds what `uqforce build-lammps` compiles."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for pattern in plugin_builder().SHIPPED:
+            for path in CSRC.glob(pattern):
+                copy = Path(self.build_lib) / "uqforce_lammps" / path.relative_to(ROOT)
+                self.mkpath(str(copy.parent))
+                self.copy_file(str(path), str(copy))
+
+
+def plugin_builder():
+    """`uqforce_lammps/build.py`, without importing anything that is being built."""
+    spec = importlib.util.spec_from_file_location("build_plugin", ROOT / "uqforce_lammps" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def find_cuda_home() -> Path | None:
@@ -90,5 +132,5 @@ setup(
             "uqforce._C", ["csrc/bindings.cpp"], extra_compile_args={"cxx": CXX_FLAGS}
         ),
     ],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
 )

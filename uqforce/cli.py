@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from uqforce.deploy import arguments
@@ -62,6 +63,15 @@ def _fit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _build_lammps(args: argparse.Namespace) -> int:
+    from uqforce._library import LIBRARY_PATH
+    from uqforce._version import __version__
+    from uqforce_lammps import build, plugin_folder
+
+    print(build.build(Path(plugin_folder()), LIBRARY_PATH, __version__))
+    return 0
+
+
 def _deploy(module: str) -> Callable[[argparse.Namespace], int]:
     return lambda args: importlib.import_module(f"uqforce.deploy.{module}").run(args)
 
@@ -76,6 +86,9 @@ VERBS: dict[str, Verb] = {
     "export": Verb(_deploy("export"), arguments.export_arguments, "write a model as one TorchScript file"),
     "eval": Verb(_deploy("evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"),
     "md": Verb(_deploy("md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
+    "build-lammps": Verb(
+        _build_lammps, lambda parser: None, "compile `pair_style uqforce` for the installed LAMMPS"
+    ),
     "info": Verb(_deploy("info"), arguments.info_arguments, "build, kernels in use, a model's card"),
 }
 
@@ -95,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"uqforce {args.verb}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        ours = type(error).__module__.startswith("uqforce.")
+        ours = type(error).__module__.startswith(("uqforce.", "uqforce_lammps."))
         if not (ours or isinstance(error, FileNotFoundError)):
             raise
         print(f"uqforce {args.verb}: {error}", file=sys.stderr)

@@ -144,7 +144,11 @@ class Walker {
   }
 
   void value(int64_t begin, int64_t end) {
-    const int64_t dim = call_.conv.conv.dim_out;
+    const int64_t dim = call_.conv.conv.dim_out, columns = call_.conv.map.dim_out;
+    if (has_no_edges(begin, end)) {
+      std::fill_n(call_.out + begin * columns, (end - begin) * columns, T(0));
+      return;
+    }
     for (int64_t i = begin; i < end; ++i) {
       chunk_.out = rows_.data() + (i - begin) * dim;
       find_edges(i);
@@ -176,9 +180,10 @@ class Walker {
   void vjp(int64_t begin, int64_t end, T* dx_rows, int64_t* dx_nodes, int64_t num_rows) {
     const ConvSpec& spec = call_.conv.conv;
     const int64_t K = cotangents_, in = spec.dim_in;
-    to_convolution(begin, end);
     const int64_t first = call_.edges.begin[begin];
     if (dx_nodes) std::fill_n(dx_nodes, num_rows, -1);
+    if (has_no_edges(begin, end)) return;
+    to_convolution(begin, end);
     for (int64_t i = begin; i < end; ++i) {
       find_edges(i);
       for_chunks([&](const int64_t* found) {
@@ -230,6 +235,11 @@ class Walker {
 
  private:
   static constexpr int64_t kWidth = 32;  // of a unit's weights: at most two vectors
+
+  // As the ghosts of a parallel engine, which come last and may be more than the atoms that it owns.
+  bool has_no_edges(int64_t begin, int64_t end) const {
+    return call_.edges.begin[begin] == call_.edges.begin[end];
+  }
 
   // Positions of centre i's edges within the cutoff. Not a number is kept, so that it shows.
   void find_edges(int64_t i) {

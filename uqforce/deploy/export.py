@@ -22,7 +22,7 @@ from uqforce._version import __version__
 from uqforce.deploy.errors import ExportError
 from uqforce.model import InferencePotential, ModelFileError, Potential, load_model, sample_structure
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `domain`, which parallel engines call
 # Absolute for energies, otherwise relative to the largest value where that exceeds 1. TorchScript's optimised
 # code has its own derivative formulas: its float32 gradients differ from eager ones by rounding, as either
 # differs from float64.
@@ -49,8 +49,8 @@ class ExportedPotential(torch.nn.Module):
     `forward(edge_vec [E,3] A, edge_index [2,E], atom_types [N], batch [N], num_structures)` returns
     `energies` [N] eV, `energy` [B] eV, `forces` [N,3] eV/A, `virial` [B,3,3] eV, `edge_gradient` [E,3] eV/A
     (of the energy with respect to `edge_vec`: a parallel engine scatters it itself), and
-    `features`, `nll`, `*_uncertainty`, ... where the model has them. This is the whole contract of an
-    exported file, in Python, in C++ and inside LAMMPS. The potential is copied.
+    `features`, `nll`, `*_uncertainty`, ... where the model has them. Parallel engines call `domain`. This is
+    the whole contract of an exported file, in Python, in C++ and inside LAMMPS. The potential is copied.
 
     Args:
         tabulation: error allowed to the tables of the radial networks (`InferencePotential`); 0 keeps the
@@ -59,6 +59,7 @@ class ExportedPotential(torch.nn.Module):
 
     has_mixture: Final[bool]
     has_variance: Final[bool]
+    has_tables: Final[bool]
 
     def __init__(self, potential: Potential, tabulation: float | None = None):
         super().__init__()
@@ -67,6 +68,7 @@ class ExportedPotential(torch.nn.Module):
         )
         self.weights_sha256 = weights_sha256(potential)
         self.tabulation = {} if tabulation == 0 else self.potential.tabulation
+        self.has_tables = tabulation != 0
         self.has_mixture = potential.mixture.means.shape[0] > 0
         self.has_variance = potential.variance_head is not None
         self.eval()
@@ -96,6 +98,24 @@ class ExportedPotential(torch.nn.Module):
             out[name] = out[name].data
         return out
 
+    @torch.jit.export
+    def domain(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool
+    ) -> Dict[str, Tensor]:  # noqa: UP006
+        """One process's share of a structure, for parallel engines; see `InferencePotential.domain`."""
+        if self.has_tables:
+            prediction = self.potential.domain(edge_vec, edge_index, atom_types, num_owned, exchange)
+            out = {"energies": prediction.energies, "edge_gradient": prediction.edge_gradient}
+            if self.has_mixture:
+                out["nll"] = prediction.nll
+            if self.has_variance:
+                out["energies_variance"] = prediction.energies_variance
+                out["energy_uncertainty"] = prediction.energy_uncertainty
+                out["forces_uncertainty"] = prediction.forces_uncertainty
+            return out
+        else:
+            raise RuntimeError("the file holds radial networks: export it without --tabulation 0")
+
 
 def weights_sha256(potential: Potential) -> str:
     digest = hashlib.sha256()
@@ -124,6 +144,10 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "thresholds": potential.card.get("thresholds", {}),
         "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
         "tabulation": module.tabulation,
+        # The most numbers of an atom that its neighbours read; the first layer's follow from the type.
+        "exchange_width": max((layer.conv_spec[0] for layer in potential.layers[1:]), default=0)
+        if module.has_tables
+        else 0,
         "weights_sha256": module.weights_sha256,
     }
 
@@ -132,7 +156,8 @@ def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         # optimize_numerics would rewrite arithmetic; the file must compute what the Python model computes.
-        return torch.jit.freeze(torch.jit.script(module), optimize_numerics=False)
+        script = torch.jit.script(module)
+        return torch.jit.freeze(script, preserved_attrs=["domain"], optimize_numerics=False)
 
 
 def export(potential: Potential, path: str | os.PathLike, tabulation: float | None = None) -> dict[str, Any]:

