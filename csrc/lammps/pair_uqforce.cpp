@@ -66,13 +66,19 @@ void PairUqforce::coeff(int narg, char** arg) {
     error->all(FLERR, "pair_style uqforce computes in eV and A: use `units metal`, not {}",
                update->unit_style);
   }
-  std::string description;
+  std::string description, failure;
   try {
     engine_ = std::make_unique<Engine>(arg[2], comm->nthreads);
     description = read_metadata(arg[2]);
-  } catch (const std::exception& failure) {
-    error->one(FLERR, "pair_style uqforce: {}", failure.what());
+  } catch (const std::exception& error) {
+    failure = error.what();
   }
+  // A file that is wrong everywhere is one error of all ranks, in one voice; one that a node lacks is its
+  // own.
+  int failed = !failure.empty(), all_failed = 0;
+  MPI_Allreduce(&failed, &all_failed, 1, MPI_INT, MPI_MIN, world);
+  if (all_failed) error->all(FLERR, "pair_style uqforce: {}", failure);
+  if (failed) error->one(FLERR, "pair_style uqforce: {}", failure);
   model_type_.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
     const auto found = std::find(type_names_.begin(), type_names_.end(), arg[2 + type]);
@@ -91,7 +97,7 @@ void PairUqforce::coeff(int narg, char** arg) {
   for (int i = 1; i <= ntypes; ++i) {
     for (int j = i; j <= ntypes; ++j) setflag[i][j] = 1;
   }
-  utils::logmesg(lmp, description);
+  if (comm->me == 0) utils::logmesg(lmp, description);
 }
 
 // Takes what is needed; returns what is said at the start.
@@ -126,18 +132,26 @@ std::string PairUqforce::read_metadata(const std::string& path) {
   nll_.assign(has_nll, 0);  // not empty: carried
   forces_uncertainty_.assign(has_variance, 0);
   energies_variance_.assign(has_variance, 0);
-  const std::string scheme = exchange_ ? "features exchanged between layers"
-                                       : fmt::format("shell of ghosts, {} A wide", num_layers_ * cutoff_);
+  std::vector<std::string> uncertainties, thresholds;
+  if (has_nll) uncertainties.push_back("nll");
+  if (has_variance) uncertainties.push_back("energy, forces");
+  if (!has_nll && !has_variance) uncertainties.push_back("none");
+  const json known = model.at("thresholds").value("nll", json::object());
+  for (const auto& [name, value] : known.items()) {
+    thresholds.push_back(fmt::format("{} {:.6g}", name, value.get<double>()));
+  }
+  if (thresholds.size()) {
+    uncertainties.back() += "; nll of the training atoms: " + utils::join_words(thresholds, ", ");
+  }
   return fmt::format(
-      "uqforce {}: {} ({}), {} layers, cutoff {} A, {}, uncertainties: {}\n"
+      "uqforce {}: {} ({}), {} layers, cutoff {} A, {}\n"
+      "  uncertainties: {}\n"
       "  kernels {} on the cpu, {} rank(s) of {} thread(s), {}\n",
       build.at("uqforce").get<std::string>(), path, utils::join_words(type_names_, " "), num_layers_, cutoff_,
-      dtype,
-      has_nll && has_variance ? "nll, energy, forces"
-      : has_nll               ? "nll"
-      : has_variance          ? "energy, forces"
-                              : "none",
-      build.at("instruction_set").get<std::string>(), comm->nprocs, comm->nthreads, scheme);
+      dtype, utils::join_words(uncertainties, ", "), build.at("instruction_set").get<std::string>(),
+      comm->nprocs, comm->nthreads,
+      exchange_ ? "features exchanged between layers"
+                : fmt::format("ghosts within {} A with edges of their own", num_layers_ * cutoff_));
 }
 
 void PairUqforce::init_style() {

@@ -34,6 +34,7 @@ def build(dtype: str = "float64", **changes) -> Potential:
         torch.diag(1 / spread).repeat(2, 1, 1),
         torch.tensor([0.3, 0.7], dtype=torch.float64).log(),
     )
+    potential.card["thresholds"] = {"nll": {"q0.99": 12.5, "max": 20.0}}
     return potential
 
 

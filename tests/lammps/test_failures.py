@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 
 from tests.lammps.conftest import PLUGIN_FOLDER
-from tests.lammps.systems import TYPES, begin, build, data_file, structures
+from tests.lammps.systems import begin, build, data_file, structures
 from uqforce._library import LIBRARY_PATH
 from uqforce.deploy.export import export
 from uqforce_lammps.build import PLUGIN
@@ -81,12 +81,14 @@ def test_input(lammps, models, tmp_path, changes, sentence):
     fails(lammps, tmp_path, models(), sentence, **changes)
 
 
-def test_not_finite(lammps, models, tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_not_finite(lammps, models, tmp_path, rank):
     """Two atoms in one place, on one of two ranks; the other waits for messages."""
     atoms = structures()["empty ranks"]
     atoms.positions[1] = atoms.positions[0]
-    fails(lammps, tmp_path, models(), "are not finite at step 0; the two closest atoms of its rank are 0.000 A apart",
-          atoms)  # fmt: skip
+    atoms.positions[:, 0] += 20.0 * rank
+    sentence = "are not finite at step 0; the two closest atoms of its rank are 0.000 A apart"
+    fails(lammps, tmp_path, models(), sentence, atoms)
 
 
 def test_another_lammps(lammps, models, tmp_path):
