@@ -73,7 +73,7 @@ def test_halt_and_dump(lammps, models, tmp_path):
     scored = scores(free.stdout)
     assert len(scored) == 21, free.stdout[-2000:]
     # Above the lower threshold frames are kept, above the higher one the run ends; neither is a score itself.
-    known, limit = np.quantile(list(scored.values()), [0.87, 0.97])
+    known, limit = np.quantile(list(scored.values()), [0.87, 0.97]).tolist()
     end = min(step for step, score in scored.items() if score > limit)
     odd = [step for step, score in scored.items() if score > known and step <= end]
     assert 0 < end < 100 and 1 < len(odd) < 1 + end // 5
