@@ -46,7 +46,7 @@ class BuildExtension(cpp_extension.BuildExtension):
                 f"uqforce: the LAMMPS plugin is skipped ({missing}); `uqforce build-lammps` builds it later"
             )
         else:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             plugin.build(folder, library, version)
 
     def get_ext_filename(self, fullname: str) -> str:

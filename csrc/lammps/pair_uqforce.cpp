@@ -78,7 +78,7 @@ void PairUqforce::coeff(int narg, char** arg) {
   int failed = !failure.empty(), all_failed = 0;
   MPI_Allreduce(&failed, &all_failed, 1, MPI_INT, MPI_MIN, world);
   if (all_failed) error->all(FLERR, "pair_style uqforce: {}", failure);
-  if (failed) error->one(FLERR, "pair_style uqforce: {}", failure);
+  if (failed) stop(failure);
   model_type_.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
     const auto found = std::find(type_names_.begin(), type_names_.end(), arg[2 + type]);
@@ -196,7 +196,7 @@ void PairUqforce::compute(int eflag, int vflag) {
   try {
     prediction = engine_->evaluate(domain_, exchange_, *this);
   } catch (const std::exception& failure) {
-    error->one(FLERR, "pair_style uqforce: {}", failure.what());
+    stop(failure.what());
   }
   check_finite(prediction);
   scatter(prediction);
@@ -242,7 +242,18 @@ void PairUqforce::find_edges() {
   }
 }
 
-// One of the ranks stops all of them: what goes on from here would be wrong.
+// One rank ends all of them. `mpirun` may end before it has read what a rank printed just before the abort.
+void PairUqforce::stop(const std::string& sentence) {
+  try {
+    error->one(FLERR, "pair_style uqforce: {}", sentence);
+  } catch (...) {
+    fflush(stdout);
+    platform::usleep(200000);
+    throw;
+  }
+}
+
+// What goes on from numbers that are not finite would be wrong.
 void PairUqforce::check_finite(const Prediction& prediction) {
   double closest = std::numeric_limits<double>::infinity();
   int64_t atom_at = -1;
@@ -259,11 +270,10 @@ void PairUqforce::check_finite(const Prediction& prediction) {
     const double* d = domain_.edge_vec.data() + 3 * e;
     closest = std::min(closest, d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
   }
-  error->one(
-      FLERR,
-      "pair_style uqforce: energy or forces of atom {} are not finite at step {}; the two closest atoms "
-      "of its rank are {:.3f} A apart",
-      atom->tag[atom_at], update->ntimestep, std::sqrt(closest));
+  stop(fmt::format(
+      "energy or forces of atom {} are not finite at step {}; the two closest atoms of its rank are "
+      "{:.3f} A apart",
+      atom->tag[atom_at], update->ntimestep, std::sqrt(closest)));
 }
 
 // An edge pulls its two atoms; half of its virial belongs to each.

@@ -34,6 +34,7 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
   // Results of the last step; `pvector` has these in this order, nan where the model lacks them.
   enum { NLL_MAX, NLL_MEAN, FORCES_MAX, FORCES_MEAN, ENERGY, NUM_EXTRA };
 
+  [[noreturn]] void stop(const std::string& sentence);
   std::string read_metadata(const std::string& path);
   void find_edges();
   void scatter(const uqforce::lammps::Prediction& prediction);
