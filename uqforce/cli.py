@@ -53,13 +53,19 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", help="the structures it was trained on, anything that ASE reads")
     parser.add_argument("-o", "--output", help="where to write the model with its mixture (default: MODEL)")
     parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
+    parser.add_argument(
+        "--covariance",
+        choices=("full", "diag", "tied"),
+        default="full",
+        help="of each Gaussian (full, default), its variances alone (diag), one for all (tied)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the k-means start (default: 0)")
 
 
 def _fit(args: argparse.Namespace) -> int:
     from uqforce.uncertainty.fit import fit
 
-    fit(args.model, args.data, args.output, args.components, args.seed)
+    fit(args.model, args.data, args.output, args.components, args.seed, args.covariance)
     return 0
 
 

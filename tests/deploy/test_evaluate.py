@@ -106,6 +106,17 @@ def test_files_and_table(potential, labelled, tmp_path):
     assert 0 < low < high <= 1
 
 
+def test_bic_curve(make_potential, labelled, tmp_path):
+    """Kept in the report and drawn, where there was a search."""
+    potential, file = make_potential(), list(labelled)[:1]
+    trials = [{"components": n, "bic": 100.0 + abs(n - 3)} for n in range(1, 6)]
+    for name, kept in (("search", trials), ("given", trials[2:3])):
+        potential.card["mixture"] = {"components": 3, "bic": 100.0, "trials": kept}
+        report = evaluate(potential, file, tmp_path / name, device="cpu")
+        assert report["model"]["mixture"]["trials"] == kept
+        assert (tmp_path / name / "bic.png").exists() == (name == "search")
+
+
 def test_undefined_auroc_is_null(potential, molecule, tmp_path):
     """A model judged on its own labels makes no error: no positives, no AUROC, and valid JSON."""
     molecule.calc = Calculator(potential, device="cpu")

@@ -121,8 +121,10 @@ def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
     for value in (f"{card['bic']:.1f}", f"{potential.card['thresholds']['nll']['q0.99']:.2f}"):
         assert value in printed
     assert len(load_model(model).mixture.means) == 0
-    assert main(["fit", str(model), str(frames_file), "--components", "2"]) == 0
-    assert load_model(model).card["mixture"]["components"] == 2
+    assert main(["fit", str(model), str(frames_file), "--components", "2", "--covariance", "tied"]) == 0
+    again = load_model(model)
+    assert (again.card["mixture"]["components"], again.card["mixture"]["covariance"]) == (2, "tied")
+    assert torch.equal(*again.mixture.precisions_cholesky)
 
 
 def test_verb_reports_errors(frames_file, tmp_path, capsys):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
+from uqforce import ops
 from uqforce.uncertainty import gmm
 
 
@@ -38,6 +40,34 @@ def test_fit_is_a_mixture():
     assert fit.means.dtype == torch.float64 and fit.precisions_cholesky.shape == (3, 5, 5)
     assert fit.log_weights.exp().sum().item() == pytest.approx(1)
     torch.testing.assert_close(fit.precisions_cholesky, fit.precisions_cholesky.triu())
+
+
+@pytest.mark.parametrize("covariance", gmm.COVARIANCES)
+def test_every_covariance_equals_sklearn(covariance):
+    """Scores, weights and BIC of the stored full form are those of scikit-learn's own model."""
+    features = blobs(3, 5, 600)
+    floor = gmm.RELATIVE_FLOOR * np.linalg.eigvalsh(np.cov(features.T, bias=True)).mean()
+    own = GaussianMixture(4, covariance_type=covariance, reg_covar=floor, random_state=7).fit(features)
+    fit = gmm.fit_mixture(features, 4, covariance=covariance, seed=7)
+    assert fit.precisions_cholesky.shape == (4, 5, 5) and fit.chosen.bic == own.bic(features)
+    torch.testing.assert_close(fit.precisions_cholesky, fit.precisions_cholesky.triu())
+    anywhere = np.vstack([features, 3 * features])
+    nll = ops.gmm_nll(torch.from_numpy(anywhere), *fit[:3])
+    np.testing.assert_allclose(nll, -own.score_samples(anywhere), rtol=1e-12, atol=1e-10)
+    assert (fit.precisions_cholesky.triu(1).abs().max() == 0) == (covariance == "diag")
+    assert torch.equal(fit.precisions_cholesky[0], fit.precisions_cholesky[3]) == (covariance == "tied")
+
+
+def test_simple_covariances_allow_more_components():
+    """19 atoms of 8 features: full covariances for two components, diagonal ones for nine."""
+    features = np.random.default_rng(0).normal(size=(19, 8))
+    largest = {c: gmm.fit_mixture(features, covariance=c).trials[-1].components for c in gmm.COVARIANCES}
+    assert largest["full"] == 2 and largest["diag"] > 2 and largest["tied"] > 2
+
+
+def test_unknown_covariance():
+    with pytest.raises(gmm.MixtureError, match="one of full, diag, tied, got 'spherical'"):
+        gmm.fit_mixture(np.eye(3), covariance="spherical")
 
 
 def test_same_mixture_in_any_unit():

@@ -176,7 +176,7 @@ def evaluate(
     Raises:
         DataError: the data cannot be read, contain elements that the model does not know, or have no labels.
     """
-    from uqforce.deploy.plots import plot_parity, plot_uncertainty
+    from uqforce.deploy.plots import plot_bic, plot_parity, plot_uncertainty
 
     folder, chosen = Path(folder), choose_device(device)
     module, metadata = open_model(model, chosen)
@@ -200,12 +200,17 @@ def evaluate(
         },
         "limits": limits(comparisons),
     }  # fmt: skip
+    mixture = metadata["card"].get("mixture", {})
+    if mixture:
+        report["model"]["mixture"] = mixture
     report = without_nan(report)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=1))
     plot_parity(comparisons, folder / "parity.png")
     for name in ("nll", "forces_uncertainty"):
         if all(name in c.predictions and c.has_forces.any() for c in comparisons):
             plot_uncertainty(comparisons, name, folder / f"{name}.png")
+    if len(mixture.get("trials", [])) > 1:
+        plot_bic(mixture, folder / "bic.png")
     return report
 
 

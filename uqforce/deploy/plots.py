@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -57,5 +57,18 @@ def plot_uncertainty(comparisons: Sequence["Comparison"], name: str, path: Path)
         axes.set_xlabel("predicted uncertainty of the atom's force (eV/Å)")
         axes.axline((1e-2, 1e-2), (1e-1, 1e-1), color="0.4", linewidth=0.8, label="calibrated")
     axes.set(ylabel="error of the atom's force, rms of components (eV/Å)", xscale="log", yscale="log")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_bic(mixture: dict[str, Any], path: Path) -> None:
+    """The search for the number of Gaussians that the model's card tells of."""
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    counts, bic = zip(*((trial["components"], trial["bic"]) for trial in mixture["trials"]))
+    axes.plot(counts, bic, "o-", color="C0", markeredgecolor="w")
+    chosen = mixture["components"]
+    axes.plot(chosen, mixture["bic"], "o", color="C3", label=f"chosen: {chosen}")
+    axes.set(xlabel="Gaussians", ylabel="Bayesian information criterion")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -14,6 +14,7 @@ def fit(
     output: str | PathLike | None = None,
     n_components: int | None = None,
     seed: int = 0,
+    covariance: str = "full",
 ) -> MixtureFit:
     """Fit the mixture of the model file `model` to the structures of `data`, its training set.
 
@@ -26,7 +27,9 @@ def fit(
     dataset = Dataset.build(read_frames(data), potential.config.type_names, potential.config.r_max)
     print(f"mixture over {potential.network.num_last_features} features of {dataset.num_atoms.sum()} atoms")
     print(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
-    found = fit_potential(potential, dataset, n_components, seed=seed, on_trial=print_trial)
+    found = fit_potential(
+        potential, dataset, n_components, covariance=covariance, seed=seed, on_trial=print_trial
+    )
     print(summary(found))
     save_model(potential, output or model)
     print(f"stored in {output or model}: every evaluation now carries nll")

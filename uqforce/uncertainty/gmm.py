@@ -2,6 +2,7 @@
 
 Zhu, Batzner, Musaelian, Kozinsky, J. Chem. Phys. 158, 164111 (2023): full covariances, EM from a k-means
 start on all atoms of the training set, the number of components by the Bayesian information criterion (BIC).
+Diagonal and tied covariances are stored as full ones: only the fit knows of them.
 """
 
 import warnings
@@ -20,6 +21,7 @@ from uqforce.model import Potential
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50)  # tried in turn when not given
 PATIENCE = 3  # counts tried without a better BIC before the search ends
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+COVARIANCES = ("full", "diag", "tied")  # of each component, its variances alone, one for all components
 RELATIVE_FLOOR = 1e-6  # added to each variance, in units of the mean variance of the features
 
 
@@ -56,22 +58,26 @@ def fit_mixture(
     features,
     n_components: int | None = None,
     *,
+    covariance: str = "full",
     seed: int = 0,
     max_iter: int = 100,
     tol: float = 1e-3,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> MixtureFit:
-    """Fit a full-covariance mixture to features [N, D] by scikit-learn's EM (k-means start, one start).
+    """Fit a mixture to features [N, D] by scikit-learn's EM (k-means start, one start).
 
     Without `n_components` the counts in `COMPONENTS` are tried in turn, as long as every component can have
-    D + 1 atoms, and the one of lowest BIC is taken; the search ends after `PATIENCE` counts without a better
-    one. The variance floor scales with the features, so that the same mixture is found in any unit;
-    directions in which the features do not vary get the floor as their variance. `on_trial` is called with
-    each trial as it ends.
+    the atoms that its covariance needs (full: D + 1, else 2), and the one of lowest BIC is taken; the search
+    ends after `PATIENCE` counts without a better one. `covariance` is one of `COVARIANCES`. The variance
+    floor scales with the features, so that the same mixture is found in any unit; directions in which the
+    features do not vary get the floor as their variance. `on_trial` is called with each trial as it ends.
 
     Raises:
-        MixtureError: features not [N, D], not finite, or all equal; too few atoms for `n_components`.
+        MixtureError: features not [N, D], not finite, or all equal; too few atoms for `n_components`;
+            an unknown `covariance`.
     """
+    if covariance not in COVARIANCES:
+        raise MixtureError(f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}")
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or 0 in features.shape:
         raise MixtureError(f"features must be [N, D] with at least one atom, got shape {features.shape}")
@@ -86,13 +92,13 @@ def fit_mixture(
     if n_components is not None and not 1 <= n_components <= count:
         raise MixtureError(f"cannot fit {n_components} components to {count} atoms")
 
-    largest = max(1, count // (dim + 1))
+    largest = max(1, count // (dim + 1 if covariance == "full" else 2))
     counts = [n for n in COMPONENTS if n <= largest] if n_components is None else [n_components]
     trials: list[Trial] = []
     best = None
     for n in counts:
         mixture = GaussianMixture(
-            n, covariance_type="full", tol=tol, max_iter=max_iter, reg_covar=floor, random_state=seed
+            n, covariance_type=covariance, tol=tol, max_iter=max_iter, reg_covar=floor, random_state=seed
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the trial
@@ -111,12 +117,22 @@ def fit_mixture(
     quantiles = {f"q{q:g}": float(np.quantile(nll, q)) for q in QUANTILES} | {"max": float(nll.max())}
     return MixtureFit(
         torch.from_numpy(mixture.means_),
-        torch.from_numpy(mixture.precisions_cholesky_),
+        torch.from_numpy(full_precisions(mixture)),
         torch.from_numpy(mixture.weights_).log(),
         trials,
         quantiles,
         int(np.count_nonzero(spread < floor)),
     )
+
+
+def full_precisions(mixture: GaussianMixture) -> np.ndarray:
+    """`precisions_cholesky_` of a fitted mixture of any of `COVARIANCES` as that of a full one, [M, D, D]."""
+    factors = mixture.precisions_cholesky_
+    if mixture.covariance_type == "diag":
+        return factors[:, :, None] * np.eye(factors.shape[1])
+    if mixture.covariance_type == "tied":
+        return np.repeat(factors[None], mixture.n_components, axis=0)
+    return factors
 
 
 def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 16) -> torch.Tensor:
@@ -146,6 +162,7 @@ def fit_potential(
     dataset: Dataset,
     n_components: int | None = None,
     *,
+    covariance: str = "full",
     seed: int = 0,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> MixtureFit:
@@ -156,10 +173,11 @@ def fit_potential(
     """
     potential.eval()
     features = collect_features(potential, dataset)
-    fit = fit_mixture(features, n_components, seed=seed, on_trial=on_trial)
+    fit = fit_mixture(features, n_components, covariance=covariance, seed=seed, on_trial=on_trial)
     potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights)
     potential.card["mixture"] = {
         "components": len(fit.means),
+        "covariance": covariance,
         "features": features.shape[1],
         "atoms": len(features),
         "structures": len(dataset),
