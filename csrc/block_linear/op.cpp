@@ -10,7 +10,6 @@
 
 #include "common/checks.h"
 #include "common/parsed_once.h"
-#include "common/without_cuda.h"
 
 namespace uqforce {
 namespace {
@@ -146,7 +145,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("block_linear", &meta);
   m.impl("block_linear_weight", &meta_weight);
 }
-
-UQFORCE_WITHOUT_CUDA("block_linear", "block_linear_weight")
 
 }  // namespace uqforce

@@ -11,6 +11,8 @@
 #include <optional>
 #include <vector>
 
+#include "common/api.h"
+
 namespace uqforce {
 
 struct ColumnBlock {
@@ -25,7 +27,7 @@ struct BlockSpec {
 
   // ValueError unless every block stays within the dimensions and shares no output and no weight.
   // Parsed once per distinct list, then remembered.
-  static const BlockSpec& parse(at::IntArrayRef flat);
+  UQFORCE_API static const BlockSpec& parse(at::IntArrayRef flat);
   // weight [.., weight_numel] with the matrix of each block transposed.
   at::Tensor transpose(const at::Tensor& weight) const;
 };
@@ -41,8 +43,9 @@ at::Tensor block_linear_weight(const at::Tensor& x, const at::Tensor& grad,
                                at::IntArrayRef spec);
 
 // Throws unless dtypes, devices and shapes fit; x, weight and grad may be absent.
-void check_block_linear(const BlockSpec& spec, const std::optional<at::Tensor>& types,
-                        const c10::SymInt& num_types, const std::optional<at::Tensor>& x,
-                        const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& grad);
+UQFORCE_API void check_block_linear(const BlockSpec& spec, const std::optional<at::Tensor>& types,
+                                    const c10::SymInt& num_types, const std::optional<at::Tensor>& x,
+                                    const std::optional<at::Tensor>& weight,
+                                    const std::optional<at::Tensor>& grad);
 
 }  // namespace uqforce
