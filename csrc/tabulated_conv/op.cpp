@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce {
 
@@ -117,7 +116,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("tabulated_conv", &meta);
   m.impl("tabulated_conv_vjp", &meta_vjp);
 }
-
-UQFORCE_WITHOUT_CUDA("tabulated_conv", "tabulated_conv_vjp")
 
 }  // namespace uqforce

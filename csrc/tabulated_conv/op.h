@@ -26,10 +26,10 @@ struct TabulatedConv {
   int64_t intervals;
 
   // Checks all but the values of indices.
-  TabulatedConv(const at::Tensor& x, const at::Tensor& edge_vec, const at::Tensor& edge_index,
-                const at::Tensor& atom_types, const at::Tensor& cutoffs, const at::Tensor& table,
-                const at::Tensor& linear, at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
-  void check_cotangents(const at::Tensor& cotangents) const;
+  UQFORCE_API TabulatedConv(const at::Tensor& x, const at::Tensor& edge_vec, const at::Tensor& edge_index,
+                            const at::Tensor& atom_types, const at::Tensor& cutoffs, const at::Tensor& table,
+                            const at::Tensor& linear, at::IntArrayRef conv_spec, at::IntArrayRef linear_spec);
+  UQFORCE_API void check_cotangents(const at::Tensor& cotangents) const;
 };
 
 // -> [N, dim_out of the linear map]

@@ -1,0 +1,196 @@
+// What value and derivative share: a block of threads has kNodes nodes; its warps walk their edges for one
+// unit, 32 edges at a time: each lane makes the spherical harmonics and splines of one of them first, for all
+// lanes to read. The convolution's rows stay in shared memory, [row, channel, node].
+#pragma once
+
+#include "tabulated_conv/cuda.h"
+#include "tensor_product_conv/cuda_body.h"
+
+namespace uqforce::tabulated {
+namespace {
+
+using conv::each_slot;
+using conv::Terms;
+using conv::Walk;
+
+constexpr int kNodes = 8, kBlockWarps = 4, kSplineTerms = 6;
+template <typename T>
+constexpr int kC = conv::kForwardChannels<T> / kWarp;
+
+// Square roots of (2l + 1) / (3l), see cpu_body.h.
+template <int l>
+constexpr double kRaise = l == 2   ? 0.91287092917527685576
+                          : l == 3 ? 0.88191710368819686230
+                                   : 0.86602540378443864676;
+constexpr double kSqrt3 = 1.73205080756887729353;
+
+// What lanes tell each other of their edges, [field, lane] in shared memory.
+template <typename T>
+struct Fields {
+  T* memory;
+  int sh_dim;
+
+  __host__ __device__ static int count(int sh_dim, bool derivative) {
+    return 1 + sh_dim + kSplineTerms + (derivative ? kSplineTerms + sh_dim + 1 : 0);
+  }
+  __device__ T& interval(int edge) const { return memory[edge]; }  // -1: beyond the cutoff
+  __device__ T& sh(int c, int edge) const { return memory[(1 + c) * kWarp + edge]; }
+  __device__ T& value(int k, int edge) const { return sh(sh_dim + k, edge); }
+  __device__ T& slope(int k, int edge) const { return value(kSplineTerms + k, edge); }
+  // Gradients of the spherical harmonics, and of the length.
+  __device__ T& gradient(int c, int edge) const { return slope(kSplineTerms + c, edge); }
+};
+
+template <int l, typename T>
+__device__ void raise(const Fields<T>& fields, int l_max, int lane) {
+  if constexpr (l <= kMaxDegree) {
+    if (l > l_max) return;
+    static constexpr auto t = Terms<T, 1, l - 1, l>::make();
+    T y[2 * l + 1] = {};
+#pragma unroll
+    for (int i = 0; i < Terms<T, 1, l - 1, l>::size; ++i) {
+      y[t.m3[i]] += T(kRaise<l>) * t.value[i] * fields.sh(1 + t.m1[i], lane) *
+                    fields.sh((l - 1) * (l - 1) + t.m2[i], lane);
+    }
+#pragma unroll
+    for (int m = 0; m <= 2 * l; ++m) fields.sh(l * l + m, lane) = y[m];
+    raise<l + 1>(fields, l_max, lane);
+  }
+}
+
+// Hands the gradient of Y_l down to Y_{l-1} and Y_1, then those of the lower degrees.
+template <int l, typename T>
+__device__ void lower(const Fields<T>& fields, int l_max, int lane) {
+  if constexpr (l >= 2) {
+    if (l <= l_max) {
+      static constexpr auto t = Terms<T, 1, l - 1, l>::make();
+      T one[3] = {}, rest[2 * l - 1] = {};
+#pragma unroll
+      for (int i = 0; i < Terms<T, 1, l - 1, l>::size; ++i) {
+        const T dy = T(kRaise<l>) * t.value[i] * fields.gradient(l * l + t.m3[i], lane);
+        one[t.m1[i]] += dy * fields.sh((l - 1) * (l - 1) + t.m2[i], lane);
+        rest[t.m2[i]] += dy * fields.sh(1 + t.m1[i], lane);
+      }
+#pragma unroll
+      for (int m = 0; m < 3; ++m) fields.gradient(1 + m, lane) += one[m];
+#pragma unroll
+      for (int m = 0; m < 2 * l - 1; ++m) fields.gradient((l - 1) * (l - 1) + m, lane) += rest[m];
+    }
+    lower<l - 1>(fields, l_max, lane);
+  }
+}
+
+// One edge, of one lane.
+template <typename T>
+struct Geometry {
+  T direction[3], inverse_length;
+
+  __device__ void embed(const CudaCall<T>& call, int64_t centre, int neighbour, int edge,
+                        const Fields<T>& fields, bool derivative, int lane) {
+    const int64_t a = call.types[centre], b = call.types[neighbour];
+    const bool known = min(a, b) >= 0 && max(a, b) < call.num_types;
+    const T inverse_cutoff =
+        known ? 1 / call.cutoffs[a * call.num_types + b] : std::numeric_limits<T>::quiet_NaN();
+    T vec[3], square = 0;
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      vec[d] = call.edge_vec[int64_t(edge) * 3 + d];
+      square += vec[d] * vec[d];
+    }
+    // An edge of no length has no direction. Not a number stays one.
+    const T length = sqrt(square);
+    inverse_length = square <= (sizeof(T) == 4 ? T(1e-30) : T(1e-200)) ? T(0) : 1 / length;
+    fields.sh(0, lane) = 1;
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      direction[d] = vec[d] * inverse_length;
+      if (call.l_max >= 1) fields.sh(1 + d, lane) = T(kSqrt3) * direction[d];
+    }
+    raise<2>(fields, call.l_max, lane);
+
+    const T scaled = length * inverse_cutoff, n = call.intervals, x = scaled >= 1 ? T(1) : scaled;
+    const int k = x * n < n - 1 ? int(x * n) : call.intervals - 1;
+    const T t = x * n - T(k), s = 1 - t, t2 = t * t, s2 = s * s;
+    const T left = 1 - x, envelope = left * left * left / 120;
+    const T denvelope = -3 * left * left / 120 * inverse_cutoff, dt = envelope * n * inverse_cutoff;
+    fields.interval(lane) = scaled >= 1 ? T(-1) : T(k);
+    const T u = 1 + t, v = 1 + s, u2 = u * u, v2 = v * v, u4 = u2 * u2, v4 = v2 * v2;
+    const T t4 = t2 * t2, s4 = s2 * s2;
+    const T value[] = {s4 * s,
+                       v4 * v - 6 * s4 * s,
+                       66 - 60 * t2 + 30 * t4 - 10 * t4 * t,
+                       66 - 60 * s2 + 30 * s4 - 10 * s4 * s,
+                       u4 * u - 6 * t4 * t,
+                       t4 * t};
+    const T slope[] = {-5 * s4,
+                       -5 * v4 + 30 * s4,
+                       -120 * t + 120 * t2 * t - 50 * t4,
+                       120 * s - 120 * s2 * s + 50 * s4,
+                       5 * u4 - 30 * t4,
+                       5 * t4};
+#pragma unroll
+    for (int j = 0; j < kSplineTerms; ++j) {
+      fields.value(j, lane) = envelope * value[j];
+      if (derivative) fields.slope(j, lane) = denvelope * value[j] + dt * slope[j];
+    }
+    for (int c = 0; derivative && c <= fields.sh_dim; ++c) fields.gradient(c, lane) = 0;
+  }
+
+  // From the gradients in `fields`.
+  __device__ void vjp(const Fields<T>& fields, int l_max, int lane, T* dvec) const {
+    lower<kMaxDegree>(fields, l_max, lane);
+    T across[3] = {}, along = 0;
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      if (l_max >= 1) across[d] = T(kSqrt3) * fields.gradient(1 + d, lane);
+      along += across[d] * direction[d];
+    }
+#pragma unroll
+    for (int d = 0; d < 3; ++d) {
+      dvec[d] = (across[d] - along * direction[d]) * inverse_length +
+                fields.gradient(fields.sh_dim, lane) * direction[d];
+    }
+  }
+};
+
+// Calls edge(k, place, neighbour, interval) for each edge k of up to 32, interval -1 beyond the cutoff, and
+// after them, in all lanes that have one, last(place, edge, geometry).
+template <typename T, int kC, class Edge, class Last>
+__device__ void for_edges(const CudaCall<T>& call, const Walk<T, kC>& walk, const Fields<T>& fields,
+                          bool derivative, const Edge& edge, const Last& last) {
+  for (int start = walk.from; start < walk.to; start += kWarp) {
+    const int count = min(kWarp, walk.to - start), mine = start + min(walk.lane, count - 1);
+    const int my_edge = call.conv.edge[mine], my_neighbour = call.conv.neighbour[mine];
+    Geometry<T> geometry;
+    geometry.embed(call, walk.centre, my_neighbour, my_edge, fields, derivative, walk.lane);
+    __syncwarp();
+    for (int k = 0; k < count; ++k) {
+      edge(k, start + k, __shfl_sync(kAll, my_neighbour, k), int(fields.interval(k)));
+    }
+    __syncwarp();
+    if (walk.lane < count) last(mine, my_edge, geometry);
+    __syncwarp();
+  }
+}
+
+// Weights of an edge, or their slopes.
+template <typename T, int kC>
+__device__ void rebuild(const CudaCall<T>& call, const CudaUnit& unit, const Walk<T, kC>& walk, int k,
+                        int interval, const T (&terms)[kSplineTerms], T (&w)[kC]) {
+  const T* const p = call.table + unit.path[k].table + int64_t(interval) * unit.mul;
+#pragma unroll
+  for (int c = 0; c < kC; ++c) {
+    w[c] = 0;
+#pragma unroll
+    for (int j = 0; j < kSplineTerms; ++j) w[c] += terms[j] * __ldg(p + j * unit.mul + walk.channel[c]);
+  }
+}
+
+template <typename T, class F>
+size_t shared_bytes(const CudaCall<T>& call, bool derivative) {
+  const int fields = Fields<T>::count(int(call.conv.sh_dim), derivative);
+  return sizeof(T) * (kBlockWarps * fields * kWarp + F::rows_before(F::size) * kWarp * kC<T> * kNodes);
+}
+
+}  // namespace
+}  // namespace uqforce::tabulated
