@@ -134,6 +134,7 @@ Graph make_graph(void* memory, const int64_t* centre, const int64_t* neighbour, 
   Graph graph = lay_out(layout, atoms, edges, structures, t);
   graph.centre = centre;
   graph.neighbour = neighbour;
+  graph.batch = batch;
   check_cuda(cudaMemsetAsync(graph.bad, 0, sizeof(int), static_cast<cudaStream_t>(stream)), "make_graph");
   const auto sort = [&](const int64_t* of, const uint32_t* order, int64_t count, int64_t size,
                         uint32_t* sorted_order, int64_t* start) {

@@ -9,6 +9,7 @@ namespace uqforce {
 struct Graph {
   int64_t atoms, edges, structures;
   const int64_t *centre, *neighbour;  // [edges]
+  const int64_t* batch;               // [atoms], or null: one structure
   // The edges of centre i are by_centre[k], k from centre_start[i] to centre_start[i + 1], ascending; those
   // of neighbour i likewise, in the order of their centres.
   uint32_t *by_centre, *by_neighbour;       // [edges]
@@ -23,7 +24,7 @@ struct Graph {
 
 // Bytes of the memory that a graph stands in.
 int64_t graph_bytes(int64_t atoms, int64_t edges, int64_t structures);
-// `batch` [atoms] may be null: one structure.
+
 Graph make_graph(void* memory, const int64_t* centre, const int64_t* neighbour, const int64_t* batch,
                  int64_t atoms, int64_t edges, int64_t structures, void* stream);
 

@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 #include "edge_embedding/cpu_kernels.h"
 
 namespace uqforce {
@@ -103,7 +102,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("edge_embedding_backward", &meta_backward);
   m.impl("edge_embedding_double_backward", &meta_double_backward);
 }
-
-UQFORCE_WITHOUT_CUDA("edge_embedding", "edge_embedding_backward", "edge_embedding_double_backward")
 
 }  // namespace uqforce

@@ -10,6 +10,8 @@
 #include <optional>
 #include <tuple>
 
+#include "common/api.h"
+
 namespace uqforce {
 
 // edge_vec [E, 3], inverse_cutoff [E] or [1] -> edge_sh [E, (l_max + 1)^2], scaled length [E, 1]
@@ -28,9 +30,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> edge_embedding_double_backward(
     const at::Tensor& inverse_cutoff, int64_t l_max, std::array<bool, 3> needs);
 
 // Throws unless dtypes, devices and shapes fit.
-void check_embedding(const at::Tensor& edge_vec, const at::Tensor& inverse_cutoff, int64_t l_max,
-                     const std::optional<at::Tensor>& grad_sh = {},
-                     const std::optional<at::Tensor>& grad_length = {},
-                     const std::optional<at::Tensor>& ddvec = {});
+UQFORCE_API void check_embedding(const at::Tensor& edge_vec, const at::Tensor& inverse_cutoff, int64_t l_max,
+                                 const std::optional<at::Tensor>& grad_sh = {},
+                                 const std::optional<at::Tensor>& grad_length = {},
+                                 const std::optional<at::Tensor>& ddvec = {});
 
 }  // namespace uqforce

@@ -13,7 +13,7 @@
 #include <array>
 #include <vector>
 
-#include "force_variance/body.h"
+#include "force_variance/cpu_vector.h"
 #include "force_variance/graph.h"
 
 namespace uqforce::force_variance {

@@ -8,7 +8,6 @@
 #include <string>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce::force_variance {
 namespace {
@@ -126,7 +125,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("force_variance_backward", backward_meta);
   m.impl("force_variance_double_backward", double_backward_meta);
 }
-
-UQFORCE_WITHOUT_CUDA("force_variance", "force_variance_backward", "force_variance_double_backward")
 
 }  // namespace uqforce::force_variance

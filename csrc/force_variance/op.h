@@ -6,6 +6,8 @@
 
 #include <tuple>
 
+#include "common/api.h"
+
 namespace uqforce::force_variance {
 
 using at::Tensor;
@@ -33,9 +35,9 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 using Directional = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // ValueError / TypeError unless the arguments fit together. Work on Meta tensors with symbolic sizes.
-void check_inputs(UQFORCE_INPUTS);
-void check_cotangents(UQFORCE_INPUTS, UQFORCE_COTANGENTS);
-void check_directions(UQFORCE_INPUTS, UQFORCE_DIRECTIONS);
+UQFORCE_API void check_inputs(UQFORCE_INPUTS);
+UQFORCE_API void check_cotangents(UQFORCE_INPUTS, UQFORCE_COTANGENTS);
+UQFORCE_API void check_directions(UQFORCE_INPUTS, UQFORCE_DIRECTIONS);
 
 // Calls through the dispatcher.
 Results call_forward(UQFORCE_INPUTS);

@@ -35,10 +35,12 @@ __device__ Run run_of(const Grid& grid, const uint32_t* start, const int* bin, c
   for (int k = 0; k < 3; ++k) {
     if (k == 2 && !grid.hashed) continue;
     const int at = bin[k] + offset[k];
-    if (grid.pbc[k]) {
-      image[k] = floor_divide(at, grid.bins[k]);
-    } else if (!grid.hashed && (at < 0 || at >= grid.bins[k])) {
-      return {};
+    if (unsigned(at) >= unsigned(grid.bins[k])) {  // few need the division
+      if (grid.pbc[k]) {
+        image[k] = floor_divide(at, grid.bins[k]);
+      } else if (!grid.hashed) {
+        return {};
+      }
     }
     run.bin[k] = at - image[k] * grid.bins[k];
   }

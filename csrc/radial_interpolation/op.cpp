@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 #include "radial_interpolation/cpu_kernels.h"
 
 namespace uqforce {
@@ -100,8 +99,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("radial_interpolation_backward", &meta_backward);
   m.impl("radial_interpolation_double_backward", &meta_double_backward);
 }
-
-UQFORCE_WITHOUT_CUDA("radial_interpolation", "radial_interpolation_backward",
-                     "radial_interpolation_double_backward")
 
 }  // namespace uqforce

@@ -12,6 +12,8 @@
 #include <optional>
 #include <tuple>
 
+#include "common/api.h"
+
 namespace uqforce {
 
 // table [R, W], slope [R, W], x [E, 1] -> [E, W]; zero where x >= 1
@@ -29,8 +31,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> radial_interpolation_double_backw
     const at::Tensor& slope, const at::Tensor& x, std::array<bool, 3> needs);
 
 // Throws unless dtypes, devices and shapes fit each other; what is optional may be absent.
-void check_radial(const at::Tensor& slope, const at::Tensor& x, const std::optional<at::Tensor>& table = {},
-                  const std::optional<at::Tensor>& grad = {}, const std::optional<at::Tensor>& ddtable = {},
-                  const std::optional<at::Tensor>& ddx = {});
+UQFORCE_API void check_radial(const at::Tensor& slope, const at::Tensor& x,
+                              const std::optional<at::Tensor>& table = {},
+                              const std::optional<at::Tensor>& grad = {},
+                              const std::optional<at::Tensor>& ddtable = {},
+                              const std::optional<at::Tensor>& ddx = {});
 
 }  // namespace uqforce

@@ -193,6 +193,7 @@ torch.save(results, sys.argv[2])
 """
 
 
+@pytest.mark.cpu_kernels
 def test_every_instruction_set(dtype, tmp_path):
     edge_vec, inverse_cutoff = random_inputs(37, dtype)
     grads = torch.randn(37, 25, dtype=dtype), torch.randn(37, 1, dtype=dtype)
