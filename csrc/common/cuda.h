@@ -61,4 +61,23 @@ __device__ T* shared_memory() {
 #endif
 }
 
+// Numbers of shared memory that a warp needs to sum `size` numbers.
+constexpr int warp_sum_size(int size) { return kWarp * (size | 1); }
+
+// Lane k < n gets the sum of sums[k] over the warp's lanes, in their order.
+template <typename T, int n>
+__device__ T warp_sum(const T (&sums)[n], T* shared) {
+  constexpr int stride = n | 1;  // spares bank conflicts
+  const int lane = threadIdx.x % kWarp;
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < n; ++k) shared[lane * stride + k] = sums[k];
+  __syncwarp();
+  T total(0);
+  if (lane < n) {
+    for (int other = 0; other < kWarp; ++other) total += shared[other * stride + lane];
+  }
+  return total;
+}
+
 }  // namespace uqforce

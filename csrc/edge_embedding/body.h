@@ -10,6 +10,9 @@
 #include "common/api.h"
 #include "tensor_product_conv/coupling.h"
 
+// All of it stays in registers, or it is slow.
+#define UQFORCE_INLINE UQFORCE_HOST_DEVICE inline __attribute__((always_inline))
+
 namespace uqforce::embedding {
 namespace {
 
@@ -18,20 +21,20 @@ struct Three {
   V x, y, z;
 };
 template <typename V>
-UQFORCE_HOST_DEVICE inline V dot(const Three<V>& a, const Three<V>& b) {
+UQFORCE_INLINE V dot(const Three<V>& a, const Three<V>& b) {
   return a.x * b.x + a.y * b.y + a.z * b.z;
 }
 template <typename V>
-UQFORCE_HOST_DEVICE inline Three<V> scaled(const Three<V>& a, V s) {
+UQFORCE_INLINE Three<V> scaled(const Three<V>& a, V s) {
   return {a.x * s, a.y * s, a.z * s};
 }
 template <typename V>
-UQFORCE_HOST_DEVICE inline Three<V> plus(const Three<V>& a, const Three<V>& b) {
+UQFORCE_INLINE Three<V> plus(const Three<V>& a, const Three<V>& b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z};
 }
 // The part of a across n.
 template <typename V>
-UQFORCE_HOST_DEVICE inline Three<V> across(const Three<V>& n, const Three<V>& a) {
+UQFORCE_INLINE Three<V> across(const Three<V>& n, const Three<V>& a) {
   return plus(a, scaled(n, -dot(n, a)));
 }
 
@@ -62,29 +65,29 @@ struct Term {
 
 // out[m3] += a C p[m1] q[m2]
 template <typename T, int l, typename V, int... k>
-UQFORCE_HOST_DEVICE inline void product(const V* p, const V* q, V* out, std::integer_sequence<int, k...>) {
+UQFORCE_INLINE void product(const V* p, const V* q, V* out, std::integer_sequence<int, k...>) {
   ((out[Term<l, k>::out] += static_cast<T>(Term<l, k>::value) * (p[Term<l, k>::p] * q[Term<l, k>::q])), ...);
 }
 template <typename T, int l, typename V>
-UQFORCE_HOST_DEVICE inline void product(const V* p, const V* q, V* out) {
+UQFORCE_INLINE void product(const V* p, const V* q, V* out) {
   product<T, l>(p, q, out, std::make_integer_sequence<int, Recursion<l>::size>());
 }
 
 // Its cotangents: dp[m1] += a C q[m2] dout[m3], dq[m2] += a C p[m1] dout[m3]
 template <typename T, int l, int k, typename V>
-UQFORCE_HOST_DEVICE inline void transpose_term(const V* p, const V* q, const V* dout, V* dp, V* dq) {
+UQFORCE_INLINE void transpose_term(const V* p, const V* q, const V* dout, V* dp, V* dq) {
   using Its = Term<l, k>;
   const V d = static_cast<T>(Its::value) * dout[Its::out];
   dp[Its::p] += q[Its::q] * d;
   dq[Its::q] += p[Its::p] * d;
 }
 template <typename T, int l, typename V, int... k>
-UQFORCE_HOST_DEVICE inline void transpose(const V* p, const V* q, const V* dout, V* dp, V* dq,
-                                          std::integer_sequence<int, k...>) {
+UQFORCE_INLINE void transpose(const V* p, const V* q, const V* dout, V* dp, V* dq,
+                              std::integer_sequence<int, k...>) {
   (transpose_term<T, l, k>(p, q, dout, dp, dq), ...);
 }
 template <typename T, int l, typename V>
-UQFORCE_HOST_DEVICE inline void transpose(const V* p, const V* q, const V* dout, V* dp, V* dq) {
+UQFORCE_INLINE void transpose(const V* p, const V* q, const V* dout, V* dp, V* dq) {
   transpose<T, l>(p, q, dout, dp, dq, std::make_integer_sequence<int, Recursion<l>::size>());
 }
 
@@ -93,7 +96,7 @@ struct Harmonics {
   static constexpr int size = (L + 1) * (L + 1);
   V value[size] = {};
 
-  UQFORCE_HOST_DEVICE inline void set_first(const Three<V>& n) {
+  UQFORCE_INLINE void set_first(const Three<V>& n) {
     if constexpr (L > 0) {
       constexpr T root = static_cast<T>(kRoot[1]);
       value[1] = root * n.x;
@@ -101,7 +104,7 @@ struct Harmonics {
       value[3] = root * n.z;
     }
   }
-  UQFORCE_HOST_DEVICE inline Three<V> first() const {
+  UQFORCE_INLINE Three<V> first() const {
     if constexpr (L > 0) {
       constexpr T root = static_cast<T>(kRoot[1]);
       return {root * value[1], root * value[2], root * value[3]};
@@ -112,7 +115,7 @@ struct Harmonics {
 };
 
 template <typename T, int L, typename V>
-UQFORCE_HOST_DEVICE inline Harmonics<T, V, L> harmonics(const Three<V>& n) {
+UQFORCE_INLINE Harmonics<T, V, L> harmonics(const Three<V>& n) {
   Harmonics<T, V, L> y;
   y.value[0] += 1;
   y.set_first(n);
@@ -123,14 +126,14 @@ UQFORCE_HOST_DEVICE inline Harmonics<T, V, L> harmonics(const Three<V>& n) {
 }
 
 template <int l, typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline void tangent_step(const Harmonics<T, V, L>& y, Harmonics<T, V, L>& t) {
+UQFORCE_INLINE void tangent_step(const Harmonics<T, V, L>& y, Harmonics<T, V, L>& t) {
   product<T, l>(t.value, y.value, t.value);
   product<T, l>(y.value, t.value, t.value);
 }
 
 // Tangent of the harmonics along q.
 template <typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline Harmonics<T, V, L> tangent(const Harmonics<T, V, L>& y, const Three<V>& q) {
+UQFORCE_INLINE Harmonics<T, V, L> tangent(const Harmonics<T, V, L>& y, const Three<V>& q) {
   Harmonics<T, V, L> t;
   t.set_first(q);
   if constexpr (L > 1) tangent_step<2>(y, t);
@@ -141,7 +144,7 @@ UQFORCE_HOST_DEVICE inline Harmonics<T, V, L> tangent(const Harmonics<T, V, L>& 
 
 // J^T g; g is used up.
 template <typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline Three<V> cotangent(const Harmonics<T, V, L>& y, Harmonics<T, V, L>& g) {
+UQFORCE_INLINE Three<V> cotangent(const Harmonics<T, V, L>& y, Harmonics<T, V, L>& g) {
   if constexpr (L > 3) transpose<T, 4>(y.value, y.value, g.value, g.value, g.value);
   if constexpr (L > 2) transpose<T, 3>(y.value, y.value, g.value, g.value, g.value);
   if constexpr (L > 1) transpose<T, 2>(y.value, y.value, g.value, g.value, g.value);
@@ -149,8 +152,8 @@ UQFORCE_HOST_DEVICE inline Three<V> cotangent(const Harmonics<T, V, L>& y, Harmo
 }
 
 template <int l, typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline void second_order_step(const Harmonics<T, V, L>& y, const Harmonics<T, V, L>& t,
-                                                  Harmonics<T, V, L>& g, Harmonics<T, V, L>& dy) {
+UQFORCE_INLINE void second_order_step(const Harmonics<T, V, L>& y, const Harmonics<T, V, L>& t,
+                                      Harmonics<T, V, L>& g, Harmonics<T, V, L>& dy) {
   transpose<T, l>(y.value, y.value, dy.value, dy.value, dy.value);
   transpose<T, l>(t.value, y.value, g.value, g.value, dy.value);
   transpose<T, l>(y.value, t.value, g.value, dy.value, g.value);
@@ -158,8 +161,8 @@ UQFORCE_HOST_DEVICE inline void second_order_step(const Harmonics<T, V, L>& y, c
 
 // Gradients of g . tangent(n, q): by q, which is J^T g, and by n; g is used up.
 template <typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline void second_order(const Harmonics<T, V, L>& y, const Harmonics<T, V, L>& t,
-                                             Harmonics<T, V, L>& g, Three<V>& by_q, Three<V>& by_n) {
+UQFORCE_INLINE void second_order(const Harmonics<T, V, L>& y, const Harmonics<T, V, L>& t,
+                                 Harmonics<T, V, L>& g, Three<V>& by_q, Three<V>& by_n) {
   Harmonics<T, V, L> dy;  // cotangent of y; g is that of t
   if constexpr (L > 3) second_order_step<4>(y, t, g, dy);
   if constexpr (L > 2) second_order_step<3>(y, t, g, dy);
@@ -176,14 +179,14 @@ struct Frame {
 };
 
 template <typename V>
-UQFORCE_HOST_DEVICE inline Frame<V> frame_of(const Three<V>& v, V length, V cutoff) {
+UQFORCE_INLINE Frame<V> frame_of(const Three<V>& v, V length, V cutoff) {
   const V inverse = length == 0 ? V{} : 1 / length;  // a NaN stays one
   return {scaled(v, inverse), length, inverse, cutoff};
 }
 
 // Gradient of v from the cotangents of the harmonics, used up, and of the scaled length.
 template <typename T, typename V, int L>
-UQFORCE_HOST_DEVICE inline Three<V> gradient(const Frame<V>& f, Harmonics<T, V, L>& g, V gx) {
+UQFORCE_INLINE Three<V> gradient(const Frame<V>& f, Harmonics<T, V, L>& g, V gx) {
   const Three<V> gn = cotangent(harmonics<T, L>(f.n), g);
   return plus(scaled(across(f.n, gn), f.inverse), scaled(f.n, f.cutoff * gx));
 }
@@ -196,7 +199,7 @@ struct SecondOrder {
   V nh, dgx;
   Harmonics<T, V, L> y, dgy;
 
-  UQFORCE_HOST_DEVICE inline SecondOrder(const Frame<V>& f, const Three<V>& h)
+  UQFORCE_INLINE SecondOrder(const Frame<V>& f, const Three<V>& h)
       : ph(across(f.n, h)),
         nh(dot(f.n, h)),
         dgx(f.cutoff * nh),
@@ -204,7 +207,7 @@ struct SecondOrder {
         dgy(tangent(y, scaled(ph, f.inverse))) {}
 
   // gy is used up.
-  UQFORCE_HOST_DEVICE inline Three<V> dv(const Frame<V>& f, Harmonics<T, V, L>& gy, V gx) const {
+  UQFORCE_INLINE Three<V> dv(const Frame<V>& f, Harmonics<T, V, L>& gy, V gx) const {
     Three<V> g, by_n;
     second_order(y, dgy, gy, g, by_n);
     const V square = f.inverse * f.inverse;

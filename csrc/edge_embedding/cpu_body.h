@@ -87,11 +87,12 @@ template <typename T, int L>
 void backward(const Edges<T>& a) {
   constexpr int size = (L + 1) * (L + 1);
   for_vectors(a, [&](int64_t first, int64_t edges) {
+    const auto f = frame(a, first, edges);
     Harmonics<T, Vector<T>, L> g;
     Vector<T> gx;
     gather<T, size>(row(a.grad_sh, first * size), edges, g.value);
     gather<T, 1>(row(a.grad_length, first), edges, &gx);
-    scatter_three(gradient(frame(a, first, edges), g, gx), edges, a.dvec + 3 * first);
+    scatter_three(gradient(f, g, gx), edges, a.dvec + 3 * first);
   });
 }
 

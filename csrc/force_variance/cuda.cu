@@ -41,24 +41,6 @@ struct Input {
   }
 };
 
-template <typename T>
-__device__ T from_lane(T x, int other) {
-  return __shfl_xor_sync(kAll, x, other);
-}
-template <typename T>
-__device__ Dual<T> from_lane(Dual<T> x, int other) {
-  return {from_lane(x.value, other), from_lane(x.slope, other)};
-}
-// In a fixed order.
-template <typename S, int n>
-__device__ void warp_sum(S (&sums)[n]) {
-#pragma unroll
-  for (int k = 0; k < n; ++k) {
-#pragma unroll
-    for (int other = kWarp / 2; other > 0; other /= 2) sums[k] += from_lane(sums[k], other);
-  }
-}
-
 template <typename S>
 struct Arrays {
   using T = typename Types<S>::Plain;
@@ -112,11 +94,12 @@ __device__ void sum_images(const Arrays<S>& a, int64_t k, int64_t begin, int64_t
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads) collect(Arrays<S> a, bool with_pairs) {
+__global__ void __launch_bounds__(kThreads, sizeof(S) > 8 ? 2 : 3) collect(Arrays<S> a, bool with_pairs) {
   const int64_t i = global_thread() / kWarp;
   if (i >= a.graph.atoms) return;
   const Graph& graph = a.graph;
   const int lane = threadIdx.x % kWarp;
+  S* const shared = shared_memory<S>() + threadIdx.x / kWarp * warp_sum_size(12);
   const int64_t begin = graph.centre_start[i] + lane, end = graph.centre_start[i + 1];
   const int64_t others = graph.neighbour_start[i], others_end = graph.neighbour_start[i + 1];
   for (int64_t k = 0; k < a.members; ++k) {
@@ -136,10 +119,9 @@ __global__ void __launch_bounds__(kThreads) collect(Arrays<S> a, bool with_pairs
       load(a.grad_energy, k * graph.edges + graph.by_neighbour[p], g);
       for (int c = 0; c < 3; ++c) sum[c] -= g[c];
     }
-    warp_sum(sum);
-    if (lane != 0) continue;
-    for (int c = 0; c < 3; ++c) a.force[(i * a.members + k) * 3 + c] = sum[c];
-    for (int c = 0; c < 9; ++c) a.virial_rows[(i * a.members + k) * 9 + c] = sum[3 + c];
+    const S total = warp_sum(sum, shared);
+    if (lane < 3) a.force[(i * a.members + k) * 3 + lane] = total;
+    if (3 <= lane && lane < 12) a.virial_rows[(i * a.members + k) * 9 + lane - 3] = total;
   }
   S block[6] = {};
   for (int64_t k = 0; k < a.sigma_members; ++k) {
@@ -161,14 +143,12 @@ __global__ void __launch_bounds__(kThreads) collect(Arrays<S> a, bool with_pairs
         add_outer(block, a.sigma_mean(), x);
       }
     }
-    warp_sum(sum);
-    if (lane != 0) continue;
-    for (int c = 0; c < 3; ++c) a.sigma[(i * a.sigma_members + k) * 3 + c] = sum[c];
+    const S total = warp_sum(sum, shared);
+    if (lane < 3) a.sigma[(i * a.sigma_members + k) * 3 + lane] = total;
   }
   if (!a.local || !with_pairs) return;
-  warp_sum(block);
-  if (lane != 0) return;
-  for (int c = 0; c < 6; ++c) a.pairs[6 * i + c] = block[c];
+  const S total = warp_sum(block, shared);
+  if (lane < 6) a.pairs[6 * i + lane] = total;
 }
 
 // The mean over the members' forces on an atom.
@@ -400,7 +380,8 @@ void evaluate_as(const Problem<typename Types<S>::Plain>& p,
   Arrays<S>& a = w.arrays;
   a.graph = make_graph(w.graph, p.centre, p.neighbour, p.batch, p.atoms, p.edges, p.structures, stream);
 
-  launch(name, collect<S>, blocks_of(p.atoms * kWarp), kThreads, 0, stream, a, p.results);
+  launch(name, collect<S>, blocks_of(p.atoms * kWarp), kThreads,
+         kThreads / kWarp * warp_sum_size(12) * sizeof(S), stream, a, p.results);
   sum_by_structure(a.graph, reinterpret_cast<const T*>(a.virial_rows), w.columns, w.chunks,
                    reinterpret_cast<double*>(a.virial), stream);
   if (p.results) {

@@ -45,12 +45,9 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t e = graph.by_neighbour[k];
     for (int c = 0; c < 3; ++c) sums[c] += grad[3 * e + c];
   }
-  for (T& sum : sums) {
-    for (int other = kWarp / 2; other > 0; other /= 2) sum += __shfl_xor_sync(kAll, sum, other);
-  }
-  if (lane != 0) return;
-  for (int c = 0; c < 3; ++c) grad_positions[3 * i + c] = *graph.bad ? T(NAN) : sums[c];
-  for (int c = 0; c < 9; ++c) cells[9 * i + c] = sums[3 + c];
+  const T sum = warp_sum(sums, shared_memory<T>() + threadIdx.x / kWarp * warp_sum_size(12));
+  if (lane < 3) grad_positions[3 * i + lane] = *graph.bad ? T(NAN) : sum;
+  if (3 <= lane && lane < 12) cells[9 * i + lane - 3] = sum;
 }
 
 template <typename T>
@@ -95,8 +92,9 @@ void edge_vectors_backward(const EdgeVectors<T>& edges, const T* grad, T* grad_p
   const Workspace<T> w(workspace, edges.atoms, edges.structures, edges.edges);
   const Graph graph = make_graph(w.graph, edges.centre, edges.neighbor, edges.batch, edges.atoms, edges.edges,
                                  edges.structures, stream);
-  launch("edge_vectors_backward", sum_to_atoms<T>, blocks_of(edges.atoms * kWarp), kThreads, 0, stream, graph,
-         edges.shift, grad, grad_positions, w.cells);
+  launch("edge_vectors_backward", sum_to_atoms<T>, blocks_of(edges.atoms * kWarp), kThreads,
+         kThreads / kWarp * warp_sum_size(12) * sizeof(T), stream, graph, edges.shift, grad, grad_positions,
+         w.cells);
   sum_by_structure(graph, w.cells, 9, w.chunks, w.sums, stream);
   launch("edge_vectors_backward", store_cells<T>, blocks_of(9 * edges.structures), kThreads, 0, stream, graph,
          w.sums, grad_cell);

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kColumns = 128;    // vectors of columns, threads of a block
 constexpr int kEdges = 32;       // edges of a block
+constexpr int kTogether = 8;     // whose products with rows are summed over the lanes at once
 constexpr int64_t kPart = 1024;  // edges of one node that a block sums
 
 template <typename T, int n>
@@ -81,7 +82,7 @@ struct Terms {
 template <typename T, int kTerms>
 struct Staged {
   T coefficient[kEdges][kTerms][kWidth];
-  T dot[kColumns / kWarp][kEdges];
+  T dot[kColumns / kWarp][kEdges], summed[kColumns / kWarp][warp_sum_size(kTogether)];
   uint32_t edge[kEdges], node[kEdges];
 
   __device__ void load(const Places<T>& a, const T* coefficients, const Terms<T, kTerms>& terms,
@@ -161,19 +162,23 @@ __global__ void __launch_bounds__(kColumns)
   for (int64_t tile = 0; tile < a.columns; tile += n * kColumns) {
     const int64_t column = tile + threadIdx.x * n;
     Rows<T, n, kTerms> rows;
-    for (int p = 0; p < count; ++p) {
-      T sum = 0;
-      if (column < a.columns) {
-        if (p == 0 || staged.node[p] != staged.node[p - 1])
+    for (int begin = 0; begin < count; begin += kTogether) {
+      T sums[kTogether] = {};
+#pragma unroll
+      for (int q = 0; q < kTogether; ++q) {
+        const int p = begin + q;
+        if (p >= count || column >= a.columns) continue;
+        if (p == 0 || staged.node[p] != staged.node[p - 1]) {
           rows.load(terms, staged.node[p], a.columns, column);
-        const auto row =
-            *reinterpret_cast<const Vector<T, n>*>(from + int64_t(staged.edge[p]) * a.columns + column);
+        }
+        const T* const row = from + int64_t(staged.edge[p]) * a.columns + column;
+        const Vector<T, n> other = *reinterpret_cast<const Vector<T, n>*>(row);
         const Vector<T, n> value = rows.at(staged.coefficient[p]);
 #pragma unroll
-        for (int i = 0; i < n; ++i) sum += value.v[i] * row.v[i];
+        for (int i = 0; i < n; ++i) sums[q] += value.v[i] * other.v[i];
       }
-      for (int other = kWarp / 2; other > 0; other /= 2) sum += __shfl_xor_sync(kAll, sum, other);
-      if (lane == 0) staged.dot[warp][p] += sum;
+      const T sum = warp_sum(sums, staged.summed[warp]);
+      if (lane < kTogether && begin + lane < count) staged.dot[warp][begin + lane] += sum;
     }
   }
   __syncthreads();

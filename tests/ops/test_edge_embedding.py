@@ -153,8 +153,8 @@ def test_length_zero(device, dtype):
     assert all(t.isfinite().all() for t in (sh, length, first, *second))
 
 
-def test_nan_stays_nan():
-    edge_vec, inverse_cutoff = random_inputs(20)
+def test_nan_stays_nan(device):
+    edge_vec, inverse_cutoff = random_inputs(20, device=device)
     edge_vec[3, 1] = torch.nan
     sh, length = edge_embedding(edge_vec, inverse_cutoff, 2)
     assert sh[3, 1:].isnan().all() and length[3].isnan() and not sh[4:].isnan().any()
@@ -168,8 +168,8 @@ def test_non_contiguous(device):
     assert all(map(torch.equal, second_order(edge_embedding, *strided, 2), expected))
 
 
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype):
-    inputs = random_inputs(5000, dtype)
+def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
+    inputs = random_inputs(5000, dtype, device)
     threads = torch.get_num_threads()
     results = []
     try:

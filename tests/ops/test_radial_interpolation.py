@@ -168,15 +168,15 @@ def test_non_contiguous_and_expanded(device):
     assert torch.equal(expanded, dense)
 
 
-def test_nan_stays_nan():
-    table, slope, x = random_inputs(12, 5, 30)
+def test_nan_stays_nan(device):
+    table, slope, x = random_inputs(12, 5, 30, device=device)
     x[7] = torch.nan
     out = radial_interpolation(table, slope, x)
     assert out[7].isnan().all() and not out[8:].isnan().any()
 
 
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype):
-    inputs = random_inputs(64, 150, 3000, dtype)
+def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
+    inputs = random_inputs(64, 150, 3000, dtype, device)
     threads = torch.get_num_threads()
     results = []
     try:
