@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 
 from tests.lammps.conftest import PLUGIN_FOLDER
-from tests.lammps.systems import begin, build, data_file, structures
+from tests.lammps.systems import TYPES, begin, build, data_file, structures
 from uqforce._library import LIBRARY_PATH
 from uqforce.deploy.export import export
 from uqforce_lammps.build import PLUGIN
@@ -79,6 +79,25 @@ def test_networks_instead_of_tables(lammps, tmp_path):
 )
 def test_input(lammps, models, tmp_path, changes, sentence):
     fails(lammps, tmp_path, models(), sentence, **changes)
+
+
+def test_bonded_neighbors(lammps, models, tmp_path):
+    """LAMMPS leaves bonded pairs out of the lists by default; the model would not see them."""
+    text = f"""
+        units metal
+        atom_style bond
+        region box block 0 9 0 9 0 9
+        create_box 4 box bond/types 1
+        create_atoms 1 single 1 1 1
+        mass * 10
+        pair_style uqforce
+        pair_coeff * * {models()} {" ".join(TYPES)}
+        run 0
+        print "it went on"
+    """
+    done = lammps(tmp_path, text, ranks=2)
+    assert "use `special_bonds lj/coul 1 1 1`" in done.stdout, done.stdout
+    assert done.returncode != 0 and "it went on" not in done.stdout
 
 
 @pytest.mark.parametrize("rank", [0, 1])

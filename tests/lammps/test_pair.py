@@ -111,3 +111,19 @@ def test_equals_python(lammps, models, tmp_path, ranks, scheme):
 def test_float32(lammps, models, tmp_path):
     """Messages of two ranks hold an odd number of float32 values."""
     check(lammps, tmp_path, models("float32"), 2, "exchange", 2e-5)
+
+
+def test_under_hybrid(lammps, models, tmp_path):
+    """`hybrid/overlay` asks for the width of messages before the model is known; what it adds is nothing."""
+    name = "triclinic silicon"
+    atoms, k = structures()[name], list(structures()).index(name)
+    text = script(tmp_path, structures(), models(), "exchange").split("clear")[k + 1]
+    for old, new in (
+        ("pair_style uqforce exchange", "pair_style hybrid/overlay uqforce zero 3.0"),
+        ("pair_coeff * *", "pair_coeff * * zero\npair_coeff * * uqforce"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    done = lammps(tmp_path, text, ranks=2)
+    assert done.returncode == 0, done.stdout[-3000:]
+    compare(tmp_path, k, expected(models(), atoms), 1e-10)
