@@ -59,13 +59,29 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
         default="full",
         help="of each Gaussian (full, default), its variances alone (diag), one for all (tied)",
     )
+    parser.add_argument(
+        "--projection", type=int, metavar="K", help="keep the K leading principal components of the features"
+    )
+    parser.add_argument(
+        "--test", nargs="+", default=[], metavar="FILE",
+        help="labelled structures: say how well the score ranks their atoms' force errors",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the k-means start (default: 0)")
 
 
 def _fit(args: argparse.Namespace) -> int:
     from uqforce.uncertainty.fit import fit
 
-    fit(args.model, args.data, args.output, args.components, args.seed, args.covariance)
+    fit(
+        args.model,
+        args.data,
+        args.output,
+        args.components,
+        args.seed,
+        args.covariance,
+        args.projection,
+        args.test,
+    )
     return 0
 
 

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors import safe_open
 from sklearn.mixture import GaussianMixture
 
 from uqforce import ops
 from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
-from uqforce.model import ModelConfig, Potential, load_model, save_model
-from uqforce.uncertainty import fit, gmm
+from uqforce.deploy.export import export, load_exported
+from uqforce.model import InferencePotential, ModelConfig, Potential, load_model, save_model
+from uqforce.uncertainty import fit, gmm, metrics
 
 TYPES, CUTOFF = ["H", "O"], 3.0
 
@@ -125,6 +128,67 @@ def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
     again = load_model(model)
     assert (again.card["mixture"]["components"], again.card["mixture"]["covariance"]) == (2, "tied")
     assert torch.equal(*again.mixture.precisions_cholesky)
+
+
+def test_projected_mixture_in_every_form(dataset, frames_file, tmp_path):
+    """The projection is applied by the potential, its file, its inference form and the exported file."""
+    potential = make_potential()
+    found = gmm.fit_potential(potential, dataset, n_components=2, projection=3)
+    save_model(potential, tmp_path / "model.uqf")
+    export(potential, tmp_path / "model.pt")
+    batch = collate([dataset[i] for i in range(3)])
+    want = predict(potential, batch)
+    assert want.features.shape[1] == 8 and potential.mixture.means.shape == (2, 3)
+    torch.testing.assert_close(want.nll, found.nll(want.features), rtol=0, atol=1e-12)
+    loaded = load_model(tmp_path / "model.uqf")
+    assert torch.equal(predict(loaded, batch).nll, want.nll)
+    torch.testing.assert_close(predict(loaded.train(), batch).nll.detach(), want.nll, rtol=0, atol=1e-12)
+    torch.testing.assert_close(predict(InferencePotential(potential), batch).nll, want.nll)
+    torch.testing.assert_close(predict(load_exported(tmp_path / "model.pt")[0], batch)["nll"], want.nll)
+    assert loaded.card["mixture"]["projection"] == 3
+    gmm.fit_potential(loaded, dataset, n_components=2)  # and is gone again
+    assert loaded.mixture.projection is None and predict(loaded, batch).nll.shape == want.nll.shape
+
+
+def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
+    """Of labelled structures, with the projection and with all features, as computed by hand."""
+    potential, model, labelled = make_potential(), tmp_path / "model.uqf", tmp_path / "labelled.xyz"
+    save_model(potential, model)
+    rng, frames = np.random.default_rng(1), ase.io.read(frames_file, ":")
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=rng.normal(size=(15, 3)))
+    ase.io.write(labelled, frames)
+    arguments = ["--components", "2", "--projection", "2", "--test", str(labelled)]
+    assert main(["fit", str(model), str(frames_file), *arguments]) == 0
+    printed, fitted = capsys.readouterr().out, load_model(model)
+    ranking = fitted.card["mixture"]["ranking"][str(labelled)]
+    assert [ranking[kind]["features"] for kind in ("stored", "all features")] == [2, 8]
+    dataset = Dataset.build(read_frames(labelled), TYPES, CUTOFF)
+    out = predict(fitted, collate([dataset[i] for i in range(12)]))
+    error = metrics.atom_force_error(out.forces, np.concatenate([atoms.get_forces() for atoms in frames]))
+    assert ranking["stored"]["spearman"] == pytest.approx(metrics.spearman(out.nll, error), abs=1e-9)
+    plain = gmm.fit_mixture(out.features, 2).nll(out.features)
+    assert ranking["all features"]["spearman"] == pytest.approx(metrics.spearman(plain, error), abs=1e-9)
+    top = metrics.classification(plain, error, np.quantile(error, 0.9)).auroc
+    assert ranking["all features"]["auroc_top_tenth"] == pytest.approx(top, abs=1e-9)
+    assert f"{top:.3f}" in printed and f"{ranking['stored']['spearman']:.3f}" in printed
+    assert main(["fit", str(model), str(frames_file), "--test", str(frames_file)]) == 1
+    assert "forces" in capsys.readouterr().err
+
+
+def test_files_without_projection_are_as_before(tmp_path):
+    """What an older uqforce wrote and reads: format 1, no entry for a projection."""
+    potential = make_potential()
+    assert "mixture.projection" not in potential.state_dict()
+    for projection, version in ((None, 1), (torch.eye(8)[:, :1], 2)):
+        k = 8 if projection is None else 1
+        potential.set_mixture(torch.zeros(1, k), torch.eye(k)[None], torch.zeros(1), projection)
+        save_model(potential, tmp_path / "model.uqf")
+        with safe_open(tmp_path / "model.uqf", framework="pt") as file:
+            assert json.loads(file.metadata()["uqforce"])["format_version"] == version
+            assert ("mixture.projection" in file.keys()) == (version == 2)  # noqa: SIM118
+    with pytest.raises(ValueError, match="does not fit 8 features"):
+        potential.set_mixture(torch.zeros(1, 2), torch.eye(2)[None], torch.zeros(1), torch.zeros(3, 2))
 
 
 def test_verb_reports_errors(frames_file, tmp_path, capsys):

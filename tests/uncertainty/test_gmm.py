@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 from uqforce import ops
@@ -68,6 +69,35 @@ def test_simple_covariances_allow_more_components():
 def test_unknown_covariance():
     with pytest.raises(gmm.MixtureError, match="one of full, diag, tied, got 'spherical'"):
         gmm.fit_mixture(np.eye(3), covariance="spherical")
+
+
+def test_projection_is_sklearns():
+    """The mixture of the leading principal components, which PCA gives up to their signs."""
+    features = blobs(3, 6, 600)
+    fit = gmm.fit_mixture(features, 3, projection=2)
+    pca = PCA(2).fit(features)
+    torch.testing.assert_close(
+        (fit.projection.T @ torch.from_numpy(pca.components_.T)).abs(), torch.eye(2).double()
+    )
+    assert fit.explained == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-12)
+    projected = features @ fit.projection.numpy()
+    floor = gmm.RELATIVE_FLOOR * np.var(projected, axis=0).mean()
+    own = GaussianMixture(3, reg_covar=floor, random_state=0).fit(projected)
+    np.testing.assert_allclose(fit.nll(torch.from_numpy(features)), -own.score_samples(projected), rtol=1e-9)
+    assert fit.quantiles["max"] == pytest.approx(-own.score_samples(projected).min(), rel=1e-9)
+
+
+def test_projection_to_every_component_changes_nothing():
+    features = torch.from_numpy(blobs(2, 4, 500))
+    plain, rotated = gmm.fit_mixture(features, 2), gmm.fit_mixture(features, 2, projection=4)
+    assert plain.projection is None and plain.explained == 1.0
+    torch.testing.assert_close(rotated.nll(features), plain.nll(features), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("projection", [0, 4])
+def test_projection_out_of_range(projection):
+    with pytest.raises(gmm.MixtureError, match=f"3 features to {projection} principal"):
+        gmm.fit_mixture(np.eye(3), projection=projection)
 
 
 def test_same_mixture_in_any_unit():

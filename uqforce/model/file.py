@@ -13,7 +13,7 @@ from uqforce._version import __version__
 from uqforce.model.config import ModelConfig
 from uqforce.model.potential import Potential
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 lacks the mixture's projection; a model without one is written as 1
 
 
 class ModelFileError(ValueError):
@@ -39,7 +39,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 def save_model(potential: Potential, path: str | os.PathLike) -> None:
     """Write configuration, card, weights and mixture to `path` (`.uqf`), atomically."""
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if potential.mixture.projection is None else 2,
         "uqforce_version": __version__,
         "config": potential.config.model_dump(),
         "card": potential.card,
@@ -82,7 +82,8 @@ def load_model(
         config = ModelConfig(**{**header["config"], "dtype": dtype})
     potential = Potential(config)
     potential.set_mixture(
-        *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights"))
+        *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights")),
+        projection=tensors.get("mixture.projection"),
     )
     potential.load_state_dict(tensors)
     potential.card = header["card"]

@@ -36,6 +36,9 @@ class Mixture(nn.Module):
     and carries no gradient: rounding the parameters to float32 moves a score no further than the rounding
     that the float32 features carry anyway (a model of 3BPA, 20 components on 64 features, scores -326 to -165
     at 300 K: at most 2.6e-4 against 4.1e-4).
+
+    With a `projection` [D,K] the mixture is one of the K scalars `features @ projection`. Without, the state
+    has no such entry, and is what it was before there were projections.
     """
 
     def __init__(self, num_features: int, dtype: torch.dtype) -> None:
@@ -48,26 +51,46 @@ class Mixture(nn.Module):
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
             self.register_buffer(f"working_{name}", torch.zeros(size, dtype=dtype), persistent=False)
+        self.register_buffer("projection", None)
+        self.register_buffer("working_projection", None, persistent=False)
 
-    def store(self, **parameters: Tensor) -> None:
-        """Keep these means, precisions_cholesky and log_weights."""
-        for name, value in parameters.items():
-            exact, working = getattr(self, name), getattr(self, f"working_{name}")
-            setattr(self, name, value.detach().to(exact.device, exact.dtype, copy=True).contiguous())
-            setattr(self, f"working_{name}", getattr(self, name).to(working.dtype))
+    def store(self, projection: Tensor | None, **parameters: Tensor) -> None:
+        """Keep these means, precisions_cholesky and log_weights, and the projection where there is one."""
+        like, working = self.means, self.working_means
+        for name, value in {**parameters, "projection": projection}.items():
+            if value is not None:
+                value = value.detach().to(like.device, like.dtype, copy=True).contiguous()
+            setattr(self, name, value)
+            setattr(self, f"working_{name}", None if value is None else value.to(working.dtype))
 
     def forward(self, features: Tensor) -> Tensor:
         """features [N,D] -> negative log-likelihood [N] float64; no elements when not fitted."""
         if self.means.shape[0] == 0:
             return self.means.new_zeros(0)
         if self.training:
-            return torch.ops.uqforce.gmm_nll(
-                features.to(self.means.dtype), self.means, self.precisions_cholesky, self.log_weights
-            )
+            features = features.to(self.means.dtype)
+            if self.projection is not None:
+                features = torch.matmul(features, self.projection)
+            return torch.ops.uqforce.gmm_nll(features, self.means, self.precisions_cholesky, self.log_weights)
+        features = features.detach()
+        if self.working_projection is not None:
+            features = torch.matmul(features, self.working_projection)
         score = torch.ops.uqforce.gmm_nll(
-            features.detach(), self.working_means, self.working_precisions_cholesky, self.working_log_weights
+            features, self.working_means, self.working_precisions_cholesky, self.working_log_weights
         )
         return score.to(self.means.dtype)
+
+    def gradient(self, features: Tensor) -> Tensor:
+        """d(nll of an atom) / d(its features), [N,D] in the network's precision; the mixture is fitted."""
+        features = features.detach()
+        if self.working_projection is not None:
+            features = torch.matmul(features, self.working_projection)
+        slope = torch.ops.uqforce.gmm_nll_grad(
+            features, self.working_means, self.working_precisions_cholesky, self.working_log_weights
+        )[1]
+        if self.working_projection is not None:
+            slope = torch.matmul(slope, self.working_projection.t())
+        return slope
 
 
 class VarianceHead(nn.Module):
@@ -114,19 +137,32 @@ class Potential(nn.Module):
             else None
         )
 
-    def set_mixture(self, means: Tensor, precisions_cholesky: Tensor, log_weights: Tensor) -> None:
-        """Store a fitted mixture: means [M,D], precisions_cholesky [M,D,D], log_weights [M], kept in float64.
+    def set_mixture(
+        self,
+        means: Tensor,
+        precisions_cholesky: Tensor,
+        log_weights: Tensor,
+        projection: Tensor | None = None,
+    ) -> None:
+        """Store a fitted mixture: means [M,K], precisions_cholesky [M,K,K], log_weights [M], kept in float64.
+
+        It is one of the model's D last features, K = D, or of `features @ projection`, projection [D,K].
 
         Raises:
-            ValueError: the shapes do not fit the model's D last features.
+            ValueError: the shapes do not fit the model's features.
         """
         d = self.network.num_last_features
-        m = means.shape[0]
-        wanted = [(m, d), (m, d, d), (m,)]
+        m, k = means.shape[0], d if projection is None else projection.shape[-1]
+        wanted = [(m, k), (m, k, k), (m,)]
         found = [tuple(t.shape) for t in (means, precisions_cholesky, log_weights)]
+        if projection is not None:
+            wanted.append((d, k))
+            found.append(tuple(projection.shape))
         if found != wanted:
             raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
-        self.mixture.store(means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights)
+        self.mixture.store(
+            projection, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
+        )
 
     def noise(self, variance: Tensor) -> Tensor:
         """Variance of a force component's own noise, (eV/A)^2, from the energies' variance [B], eV^2."""

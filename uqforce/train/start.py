@@ -52,8 +52,8 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
     if freeze:
         potential.network.requires_grad_(False)
     if fitted and freeze:
-        mixture = source.mixture
-        potential.set_mixture(mixture.means, mixture.precisions_cholesky, mixture.log_weights)
+        m = source.mixture
+        potential.set_mixture(m.means, m.precisions_cholesky, m.log_weights, m.projection)
         potential.card |= {
             name: source.card[name] for name in ("mixture", "thresholds") if name in source.card
         }

@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
-from uqforce.data import Dataset, read_frames
-from uqforce.model import load_model, save_model
-from uqforce.uncertainty.gmm import MixtureFit, Trial, fit_potential
+import numpy as np
+import torch
+
+from uqforce import ops
+from uqforce.data import Dataset, batches, collate, read_frames
+from uqforce.model import Potential, load_model, save_model
+from uqforce.uncertainty import metrics
+from uqforce.uncertainty.gmm import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
 
 
 def fit(
@@ -15,25 +21,88 @@ def fit(
     n_components: int | None = None,
     seed: int = 0,
     covariance: str = "full",
+    projection: int | None = None,
+    test: Sequence[str | PathLike] = (),
 ) -> MixtureFit:
     """Fit the mixture of the model file `model` to the structures of `data`, its training set.
 
     The search is printed; the model with its mixture is written to `output`, or in place of `model`. Labels
-    are not needed.
+    are not needed. With `test`, files of labelled structures, the ranking of their atoms by the score is
+    printed and kept in the card; where the features are projected, beside that by a mixture of all features.
 
     Raises: FileNotFoundError, DataError, MixtureError, ValueError (not a model file).
     """
     potential = load_model(model)
-    dataset = Dataset.build(read_frames(data), potential.config.type_names, potential.config.r_max)
-    print(f"mixture over {potential.network.num_last_features} features of {dataset.num_atoms.sum()} atoms")
+    config = potential.config
+    dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
+    tests = {
+        str(path): Dataset.build(read_frames(path, require=("forces",)), config.type_names, config.r_max)
+        for path in test
+    }
+    kept = f"{projection} principal components of the " if projection else ""
+    print(
+        f"mixture over {kept}{potential.network.num_last_features} features of "
+        f"{dataset.num_atoms.sum()} atoms"
+    )
     print(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
+    settings: dict[str, Any] = {"covariance": covariance, "seed": seed}
     found = fit_potential(
-        potential, dataset, n_components, covariance=covariance, seed=seed, on_trial=print_trial
+        potential, dataset, n_components, projection=projection, on_trial=print_trial, **settings
     )
     print(summary(found))
+    if tests:
+        fits = {"stored": found}
+        if projection is not None:
+            fits["all features"] = fit_mixture(collect_features(potential, dataset), n_components, **settings)
+        judged = {name: rankings(potential, labelled, fits) for name, labelled in tests.items()}
+        potential.card["mixture"]["ranking"] = judged
+        print(ranking_table(judged))
     save_model(potential, output or model)
     print(f"stored in {output or model}: every evaluation now carries nll")
     return found
+
+
+def rankings(
+    potential: Potential, dataset: Dataset, fits: dict[str, MixtureFit], batch_size: int = 16
+) -> dict[str, dict[str, Any]]:
+    """How well the score of each mixture ranks the force errors of the atoms of `dataset`, all labelled."""
+    features, errors = [], []
+    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
+        b = collate([dataset[i] for i in indices])
+        edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
+        out = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
+        features.append(out.features)
+        errors.append(metrics.atom_force_error(out.forces, b.forces))
+    stacked, error = torch.cat(features), np.concatenate(errors)
+    found = {}
+    for name, mixture in fits.items():
+        score = mixture.nll(stacked).numpy()
+        quality = {
+            "spearman": metrics.spearman(score, error),
+            "auroc_0.1": metrics.classification(score, error, 0.1).auroc,
+            "auroc_top_tenth": metrics.classification(score, error, float(np.quantile(error, 0.9))).auroc,
+        }
+        found[name] = {"components": len(mixture.means), "features": mixture.means.shape[1]}
+        # undefined without errors above, or below, the cut-off; JSON has no NaN
+        found[name] |= {key: None if np.isnan(value) else value for key, value in quality.items()}
+    return found
+
+
+def ranking_table(judged: dict[str, dict[str, dict[str, Any]]]) -> str:
+    title, width = "atoms' force errors ranked by nll", max(map(len, judged))
+    width = max(width, len(title))
+    lines = [
+        f"{title:<{width}} {'mixture':>12} {'features':>9} {'components':>11} {'Spearman':>9} "
+        f"{'AUROC > 0.1 eV/A':>17} {'top tenth':>10}"
+    ]
+    for name, found in judged.items():
+        for kind, row in found.items():
+            quality = ["-" if row[k] is None else f"{row[k]:.3f}" for k in list(row)[2:]]
+            lines.append(
+                f"{name:<{width}} {kind:>12} {row['features']:9d} {row['components']:11d} "
+                f"{quality[0]:>9} {quality[1]:>17} {quality[2]:>10}"
+            )
+    return "\n".join(lines)
 
 
 def print_trial(trial: Trial) -> None:
@@ -49,6 +118,8 @@ def summary(fit: MixtureFit) -> str:
     lines = [f"{fit.chosen.components} components" + (" (lowest BIC)" if len(fit.trials) > 1 else "")]
     if not fit.chosen.converged:
         lines.append(f"EM stopped after {fit.chosen.iterations} iterations without converging")
+    if fit.projection is not None:
+        lines.append(f"the principal components kept have {fit.explained:.2%} of the features' variance")
     if fit.flat_directions:
         lines.append(
             f"the training atoms do not vary in {fit.flat_directions} of {fit.means.shape[1]} directions: "

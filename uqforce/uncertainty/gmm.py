@@ -40,14 +40,26 @@ class Trial(NamedTuple):
 
 
 class MixtureFit(NamedTuple):
-    """A fitted mixture in scikit-learn's conventions, float64, and how it was found."""
+    """A fitted mixture in scikit-learn's conventions, float64, and how it was found.
 
-    means: torch.Tensor  # [M, D]
-    precisions_cholesky: torch.Tensor  # [M, D, D] upper triangular, precision = P P^T
+    It is one of K scalars: the features themselves, or `features @ projection`.
+    """
+
+    means: torch.Tensor  # [M, K]
+    precisions_cholesky: torch.Tensor  # [M, K, K] upper triangular, precision = P P^T
     log_weights: torch.Tensor  # [M]
     trials: list[Trial]
     quantiles: dict[str, float]  # of the training atoms' nll; "max" is the largest
-    flat_directions: int  # directions of feature space in which the training atoms do not vary
+    flat_directions: int  # of the K, those in which the training atoms do not vary
+    projection: torch.Tensor | None  # [D, K] orthonormal columns, the leading principal components
+    explained: float  # fraction of the features' variance that the K scalars have
+
+    def nll(self, features: torch.Tensor) -> torch.Tensor:
+        """features [N, D] -> scores [N] float64."""
+        features = features.double()
+        if self.projection is not None:
+            features = features @ self.projection
+        return ops.gmm_nll(features, self.means, self.precisions_cholesky, self.log_weights)
 
     @property
     def chosen(self) -> Trial:
@@ -59,6 +71,7 @@ def fit_mixture(
     n_components: int | None = None,
     *,
     covariance: str = "full",
+    projection: int | None = None,
     seed: int = 0,
     max_iter: int = 100,
     tol: float = 1e-3,
@@ -68,13 +81,14 @@ def fit_mixture(
 
     Without `n_components` the counts in `COMPONENTS` are tried in turn, as long as every component can have
     the atoms that its covariance needs (full: D + 1, else 2), and the one of lowest BIC is taken; the search
-    ends after `PATIENCE` counts without a better one. `covariance` is one of `COVARIANCES`. The variance
-    floor scales with the features, so that the same mixture is found in any unit; directions in which the
-    features do not vary get the floor as their variance. `on_trial` is called with each trial as it ends.
+    ends after `PATIENCE` counts without a better one. `covariance` is one of `COVARIANCES`. With
+    `projection` K the mixture is one of the features' K leading principal components. The variance floor
+    scales with the features, so that the same mixture is found in any unit; directions in which they do not
+    vary get the floor as their variance. `on_trial` is called with each trial as it ends.
 
     Raises:
         MixtureError: features not [N, D], not finite, or all equal; too few atoms for `n_components`;
-            an unknown `covariance`.
+            an unknown `covariance`; a `projection` that is not from 1 to D.
     """
     if covariance not in COVARIANCES:
         raise MixtureError(f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}")
@@ -85,7 +99,14 @@ def fit_mixture(
         atoms = np.flatnonzero(~np.isfinite(features).all(axis=1))
         raise MixtureError(f"features of {len(atoms)} atoms are not finite, the first is atom {atoms[0]}")
     count, dim = features.shape
-    spread = np.linalg.eigvalsh(np.cov(features.T, bias=True).reshape(dim, dim))
+    if projection is not None and not 1 <= projection <= dim:
+        raise MixtureError(f"cannot project {dim} features to {projection} principal components")
+    spread, axes = np.linalg.eigh(np.cov(features.T, bias=True).reshape(dim, dim))
+    explained = 1.0
+    if projection is not None:
+        axes = np.ascontiguousarray(axes[:, : -projection - 1 : -1])
+        explained = float(spread[-projection:].sum() / spread.sum())
+        features, spread, dim = features @ axes, spread[-projection:], projection
     floor = RELATIVE_FLOOR * spread.mean()
     if floor <= np.finfo(np.float64).eps ** 2 * np.square(features).mean():
         raise MixtureError(f"the features of all {count} atoms are equal: a mixture cannot tell atoms apart")
@@ -122,6 +143,8 @@ def fit_mixture(
         trials,
         quantiles,
         int(np.count_nonzero(spread < floor)),
+        None if projection is None else torch.from_numpy(axes),
+        explained,
     )
 
 
@@ -163,6 +186,7 @@ def fit_potential(
     n_components: int | None = None,
     *,
     covariance: str = "full",
+    projection: int | None = None,
     seed: int = 0,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> MixtureFit:
@@ -173,12 +197,16 @@ def fit_potential(
     """
     potential.eval()
     features = collect_features(potential, dataset)
-    fit = fit_mixture(features, n_components, covariance=covariance, seed=seed, on_trial=on_trial)
-    potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights)
+    fit = fit_mixture(
+        features, n_components, covariance=covariance, projection=projection, seed=seed, on_trial=on_trial
+    )
+    potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights, fit.projection)
     potential.card["mixture"] = {
         "components": len(fit.means),
         "covariance": covariance,
         "features": features.shape[1],
+        "projection": projection,
+        "explained_variance": fit.explained,
         "atoms": len(features),
         "structures": len(dataset),
         "flat_directions": fit.flat_directions,
