@@ -1,9 +1,11 @@
 // CPU driver of the mixture's negative log-likelihood, its gradient and Hessian-vector product.
 //
-// Atoms stand in SIMD lanes. Pass 1 finds log-likelihood and responsibilities of a chunk of atoms. Pass 2,
-// the derivatives, needs only the components responsible for an atom, usually one or two: the chunk's atoms
-// are sorted by their most responsible component, so that a block of lanes shares its few active components.
-// An atom's result does not depend on the others, so it does not depend on the number of threads either.
+// Atoms stand in SIMD lanes. Of a chunk of atoms, a sixteenth of the work bounds the likelihood of every
+// component from above; atoms are sorted by the component of the highest bound, so that a block of lanes
+// shares its few components that can matter, and only these are computed, and only those responsible for an
+// atom, usually one or two, take part in its derivatives. What is left out is below `kNegligible` of the
+// likelihood. An atom's result does not depend on the others, so it does not depend on the number of threads
+// either.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/irange.h>
@@ -27,12 +29,16 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kChunk = 2048;
-constexpr int64_t kSortedVectors = 2;  // small blocks in pass 2: fewer components active in each
+constexpr int64_t kSortedVectors = 1;  // small blocks of sorted atoms: fewer components active in each
+constexpr int64_t kDenseChunks = 15;
+constexpr int64_t kBoundedDim = 32;  // fewer features: all components are computed
 constexpr double kLogTwoPi = 1.8378770664093454836;
 
 // Components with a smaller share of the likelihood are left out of derivatives: far below rounding.
 template <typename T>
 constexpr T kNegligible = std::is_same_v<T, float> ? T(1e-14) : T(1e-28);
+template <typename T>
+constexpr T kDrop = std::is_same_v<T, float> ? T(32.2361913) : T(64.4723826);  // -log(kNegligible)
 
 template <typename T>
 const Kernels<T>& kernels() {
@@ -62,12 +68,13 @@ struct Problem {
   T* product = nullptr;
 };
 
-// rows [count, D] at `index` (or consecutive from `first`) -> columns [D, width], the last atom repeated.
+// The first `used` of the rows [count, D] at `index` -> columns [used, width], the last atom repeated.
 template <typename T>
-void load_columns(const T* rows, const int64_t* index, int64_t count, int64_t D, int64_t width, T* columns) {
+void load_columns(const T* rows, const int64_t* index, int64_t count, int64_t D, int64_t used, int64_t width,
+                  T* columns) {
   for (const auto lane : c10::irange(width)) {
     const T* row = rows + index[std::min(lane, count - 1)] * D;
-    for (const auto i : c10::irange(D)) columns[i * width + lane] = row[i];
+    for (const auto i : c10::irange(used)) columns[i * width + lane] = row[i];
   }
 }
 
@@ -86,6 +93,9 @@ class Worker {
         product_(take(p_.mixture.dim * block_)),
         responsibility_(take(p_.mixture.components * block_)),
         terms_(take(p_.mixture.components * padded_)),
+        bounds_(bounded() ? take(p_.mixture.components * padded_) : nullptr),
+        candidate_(bounded() ? take(padded_) : nullptr),
+        best_(take(block_)),
         max_(take(padded_)),
         sum_(take(padded_)),
         dominant_(take(padded_)),
@@ -96,13 +106,21 @@ class Worker {
   void operator()(int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     std::iota(order_.begin(), order_.begin() + count, begin);
-    for_blocks(count, k_.max_vectors,
-               [&](int64_t first, int64_t size, int64_t vectors) { likelihood(first, size, vectors); });
+    // Where bounds do not spare half of the work, the next chunks do without them.
+    const bool pruned = bounded() && chunk_++ >= dense_until_;
+    if (pruned) bound(begin, count);
+    int64_t work = 0, half = 0;
+    for_blocks(count, pruned ? kSortedVectors : k_.max_vectors,
+               [&](int64_t first, int64_t size, int64_t vectors) {
+                 work += likelihood(pruned, begin, first, size, vectors);
+                 half += 2 * p_.mixture.components;
+               });
+    if (work > half) dense_until_ = chunk_ + kDenseChunks;
     if (p_.nll) {
-      for (const auto n : c10::irange(count)) p_.nll[begin + n] = -(max_[n] + std::log(sum_[n]));
+      for (const auto n : c10::irange(count)) p_.nll[order_[n]] = -(max_[n] + std::log(sum_[n]));
     }
     if (!derivatives()) return;
-    sort_by_dominant(begin, count);
+    if (!pruned) sort_by(dominant_, begin, count);
     for_blocks(count, kSortedVectors, [&](int64_t first, int64_t size, int64_t vectors) {
       derivatives(begin, first, size, vectors);
     });
@@ -122,49 +140,86 @@ class Worker {
     }
   }
 
-  void likelihood(int64_t first, int64_t size, int64_t vectors) {
+  // Bounds of the chunk's likelihoods; sorts its atoms by the component of the highest.
+  void bound(int64_t begin, int64_t count) {
+    const auto& mix = p_.mixture;
+    const int64_t leading = mix.dim / 8;
+    for_blocks(count, k_.max_vectors, [&](int64_t first, int64_t size, int64_t vectors) {
+      const int64_t width = vectors * k_.lanes;
+      T* bounds = bounds_ + first * mix.components;
+      load_columns(p_.features, order_.data() + first, size, mix.dim, leading, width, x_);
+      k_.bounds(mix, leading, x_, vectors, bounds, candidate_ + first);
+      point_to(bounds, begin, first, size, width);
+    });
+    sort_by(candidate_, begin, count);
+  }
+
+  // The work, in quarters of a component's for a block; 0 where all are computed.
+  int64_t likelihood(bool pruned, int64_t begin, int64_t first, int64_t size, int64_t vectors) {
     const auto& mix = p_.mixture;
     const int64_t width = vectors * k_.lanes;
+    const int64_t* atoms = order_.data() + first;
     const Terms<T> terms{terms_ + first * mix.components, max_ + first, sum_ + first, dominant_ + first};
-    load_columns(p_.features, order_.data() + first, size, mix.dim, width, x_);
-    k_.mixture(mix, x_, vectors, terms);
-    if (!derivatives()) return;
-    k_.shares(mix, kNegligible<T>, vectors, terms);
-    for (const auto lane : c10::irange(size)) shares_[first + lane] = {terms.terms + lane, width};
+    load_columns(p_.features, atoms, size, mix.dim, mix.dim, width, x_);
+    int64_t work = 0;
+    if (pruned) {
+      gather(begin, atoms, size, width);
+      for (const auto lane : c10::irange(width)) {
+        best_[lane] = candidate_[atoms[std::min(lane, size - 1)] - begin];
+      }
+      work = k_.pruned(mix, x_, responsibility_, best_, kDrop<T>, vectors, active_.get(), terms);
+    } else {
+      k_.mixture(mix, x_, kDrop<T>, vectors, terms);
+    }
+    if (derivatives()) {
+      k_.shares(mix, kNegligible<T>, vectors, terms);
+      point_to(terms.terms, begin, first, size, width);
+    }
+    return work;
   }
+
+  void point_to(const T* columns, int64_t begin, int64_t first, int64_t size, int64_t width) {
+    for (const auto lane : c10::irange(size)) shares_[order_[first + lane] - begin] = {columns + lane, width};
+  }
+
+  // responsibility_ [M, width]: the columns that shares_ points to.
+  void gather(int64_t begin, const int64_t* atoms, int64_t size, int64_t width) {
+    for (const auto lane : c10::irange(width)) {
+      const auto [share, stride] = shares_[atoms[std::min(lane, size - 1)] - begin];
+      for (const auto m : c10::irange(p_.mixture.components))
+        responsibility_[m * width + lane] = share[m * stride];
+    }
+  }
+
+  bool bounded() const { return p_.mixture.dim >= kBoundedDim && p_.mixture.components > 1; }
 
   bool derivatives() const { return p_.grad || p_.product; }
 
-  // Counting sort of the chunk's atoms (order_) by their most responsible component; stable.
-  void sort_by_dominant(int64_t begin, int64_t count) {
+  // Counting sort of the chunk's atoms (order_) by a component of each; stable.
+  void sort_by(const T* component, int64_t begin, int64_t count) {
     std::vector<int64_t> start(p_.mixture.components + 1);
-    for (const auto n : c10::irange(count)) ++start[int64_t(dominant_[n]) + 1];
+    for (const auto n : c10::irange(count)) ++start[int64_t(component[n]) + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
-    for (const auto n : c10::irange(count)) order_[start[int64_t(dominant_[n])]++] = begin + n;
+    for (const auto n : c10::irange(count)) order_[start[int64_t(component[n])]++] = begin + n;
   }
 
   void derivatives(int64_t begin, int64_t first, int64_t size, int64_t vectors) {
     const auto& mix = p_.mixture;
     const int64_t width = vectors * k_.lanes;
     const int64_t* atoms = order_.data() + first;
-    for (const auto lane : c10::irange(width)) {
-      const auto [share, stride] = shares_[atoms[std::min(lane, size - 1)] - begin];
-      for (const auto m : c10::irange(mix.components)) {
-        responsibility_[m * width + lane] = share[m * stride];
-      }
-    }
+    gather(begin, atoms, size, width);
     for (const auto m : c10::irange(mix.components)) {
       const T* r = responsibility_ + m * width;
       active_[m] = std::any_of(r, r + width, [](T share) { return share != T(0); });
     }
-    load_columns(p_.features, atoms, size, mix.dim, width, x_);
+    load_columns(p_.features, atoms, size, mix.dim, mix.dim, width, x_);
     std::fill_n(grad_, mix.dim * width, T(0));
     if (!p_.product) {
       k_.gradient(mix, x_, responsibility_, active_.get(), vectors, scratch_, grad_);
       store_rows(grad_, atoms, size, width, p_.grad);
       return;
     }
-    load_columns(p_.vector, atoms, size, mix.dim, width, u_);
+    load_columns(p_.vector, atoms, size, mix.dim, mix.dim, width, u_);
     std::fill_n(product_, mix.dim * width, T(0));
     k_.hessian(mix, x_, u_, responsibility_, active_.get(), vectors, scratch_, grad_, product_);
     for (const auto lane : c10::irange(size)) {  // + g (g . u)
@@ -188,7 +243,7 @@ class Worker {
   Arena arena_;
   // Columns of one block, and the terms of all atoms of the chunk (see Terms).
   T *x_, *u_, *scratch_, *grad_, *product_, *responsibility_;
-  T *terms_, *max_, *sum_, *dominant_;
+  T *terms_, *bounds_, *candidate_, *best_, *max_, *sum_, *dominant_;
   struct Share {  // of one atom: share[m * stride] for component m
     const T* first;
     int64_t stride;
@@ -196,6 +251,7 @@ class Worker {
   std::vector<Share> shares_;
   std::vector<int64_t> order_;
   std::unique_ptr<bool[]> active_;
+  int64_t chunk_ = 0, dense_until_ = 0;
 };
 
 // log w + log det P - D/2 log 2 pi of each component; ValueError for parameters that are no mixture.

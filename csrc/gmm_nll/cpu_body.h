@@ -148,12 +148,13 @@ inline void rows_of_tile(const T* P, int64_t D, int64_t row, const T* a, const T
     for (int u = 0; u < U; ++u) use(row + j, tile[j][u], u);
 }
 
-// The same for all rows; `mean` is read where the product is centred.
+// The same for rows `row` to `rows`, the former a multiple of kTile; `mean` is read where the product is
+// centred.
 template <typename T, int U, Product kind, typename Use>
-inline void triangular_product(const T* P, int64_t D, const T* a, const T* mean, Use use) {
-  int64_t row = 0;
-  for (; row + kTile <= D; row += kTile) rows_of_tile<T, U, kind, kTile>(P, D, row, a, mean, use);
-  switch (D - row) {
+inline void triangular_product(const T* P, int64_t D, int64_t row, int64_t rows, const T* a, const T* mean,
+                               Use use) {
+  for (; row + kTile <= rows; row += kTile) rows_of_tile<T, U, kind, kTile>(P, D, row, a, mean, use);
+  switch (rows - row) {
     case 3:
       return rows_of_tile<T, U, kind, 3>(P, D, row, a, mean, use);
     case 2:
@@ -164,33 +165,139 @@ inline void triangular_product(const T* P, int64_t D, const T* a, const T* mean,
 }
 
 template <typename T, int U>
-void mixture_block(const Mixture<T>& mix, const T* x, const Terms<T>& out) {
-  constexpr int B = U * Simd<T>::lanes;
+inline void add_squares(const Mixture<T>& mix, int64_t m, int64_t row, int64_t rows, const T* x,
+                        Vector<T> (&square)[U]) {
   const int64_t D = mix.dim;
-  for (int64_t m = 0; m < mix.components; ++m) {
-    Vector<T> square[U] = {};
-    triangular_product<T, U, Product::centred_transposed>(
-        mix.cholesky + m * D * D, D, x, mix.means + m * D,
-        [&](int64_t, Vector<T> y, int u) { square[u] += y * y; });
-    for (int u = 0; u < U; ++u) at(out.terms + m * B, u) = mix.constants[m] - T(0.5) * square[u];
+  triangular_product<T, U, Product::centred_transposed>(
+      mix.cholesky + m * D * D, D, row, rows, x, mix.means + m * D,
+      [&](int64_t, Vector<T> y, int u) { square[u] += y * y; });
+}
+
+// log(w_m N(x | mu_m, Sigma_m)), or its bound by the first `rows` parts of the square.
+template <typename T, int U>
+inline void log_term(const Mixture<T>& mix, int64_t m, int64_t rows, const T* x, T* out) {
+  Vector<T> square[U] = {};
+  add_squares<T, U>(mix, m, 0, rows, x, square);
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u) at(out, u) = mix.constants[m] - T(0.5) * square[u];
+}
+
+// The largest of M terms and its component.
+template <typename T, int U>
+inline void find_largest(const Mixture<T>& mix, const T* terms, int u, Vector<T>& largest, Vector<T>& best) {
+  constexpr int B = U * Simd<T>::lanes;
+  largest = at(terms, u);
+  best = Vector<T>{};
+  for (int64_t m = 1; m < mix.components; ++m) {
+    const Vector<T> term = at(terms + m * B, u);
+    best = term > largest ? Vector<T>{} + T(m) : best;
+    largest = term > largest ? term : largest;
   }
+}
+
+// Logarithms in out.terms -> the results; terms `drop` below the largest are 0.
+template <typename T, int U>
+inline void exponentiate(const Mixture<T>& mix, T drop, const Terms<T>& out) {
+  constexpr int B = U * Simd<T>::lanes;
   for (int u = 0; u < U; ++u) {
-    Vector<T> largest = at(out.terms, u), dominant = {};
-    for (int64_t m = 1; m < mix.components; ++m) {
-      const Vector<T> term = at(out.terms + m * B, u);
-      dominant = term > largest ? Vector<T>{} + T(m) : dominant;
-      largest = term > largest ? term : largest;
-    }
-    Vector<T> sum = {};
+    Vector<T> largest, dominant, sum = {};
+    find_largest<T, U>(mix, out.terms, u, largest, dominant);
     for (int64_t m = 0; m < mix.components; ++m) {
       Vector<T>& term = at(out.terms + m * B, u);
-      term = exp_negative<T>(term - largest);
+      const Vector<T> below = term - largest;
+      term = below < -drop ? Vector<T>{} : exp_negative<T>(below);
       sum += term;
     }
     at(out.max, u) = largest;
     at(out.sum, u) = sum;
     at(out.dominant, u) = dominant;
   }
+}
+
+template <typename T, int U>
+void mixture_block(const Mixture<T>& mix, const T* x, T drop, const Terms<T>& out) {
+  constexpr int B = U * Simd<T>::lanes;
+  for (int64_t m = 0; m < mix.components; ++m) log_term<T, U>(mix, m, mix.dim, x, out.terms + m * B);
+  exponentiate<T, U>(mix, drop, out);
+}
+
+template <typename T, int U>
+void bounds_block(const Mixture<T>& mix, int64_t rows, const T* x, T* bounds, T* best) {
+  constexpr int B = U * Simd<T>::lanes;
+  for (int64_t m = 0; m < mix.components; ++m) log_term<T, U>(mix, m, rows, x, bounds + m * B);
+  Vector<T> largest;
+  for (int u = 0; u < U; ++u) find_largest<T, U>(mix, bounds, u, largest, at(best, u));
+}
+
+// True where any lane is set.
+template <typename Mask>
+inline bool any(Mask mask) {
+  typedef int64_t Word __attribute__((may_alias));
+  const Word* words = reinterpret_cast<const Word*>(&mask);
+  int64_t all = 0;
+#pragma GCC unroll 8
+  for (unsigned i = 0; i < sizeof(Mask) / 8; ++i) all |= words[i];
+  return all != 0;
+}
+
+// The same, but -inf for atoms for which it lies below `level`; that all do may show half way, after a
+// quarter of the work. Returns the quarters.
+template <typename T, int U>
+inline int64_t log_term_above(const Mixture<T>& mix, int64_t m, const Vector<T> (&level)[U], const T* x,
+                              T* out) {
+  const Vector<T> none = Vector<T>{} - __builtin_inf();
+  const int64_t half = mix.dim / 2 / kTile * kTile;
+  Vector<T> square[U] = {};
+  for (int part = 0; part < 2; ++part) {
+    add_squares<T, U>(mix, m, part == 0 ? 0 : half, part == 0 ? half : mix.dim, x, square);
+    bool needed = false;
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) {
+      const Vector<T> term = mix.constants[m] - T(0.5) * square[u];
+      const auto dropped = term < level[u];
+      at(out, u) = dropped ? none : term;
+      needed |= any(!dropped);
+    }
+    if (!needed) return part == 0 ? 1 : 4;
+  }
+  return 4;
+}
+
+// Parts of a square only grow its sum, in rounded arithmetic too, so that a bound is never below its term.
+template <typename T, int U>
+int64_t pruned_block(const Mixture<T>& mix, const T* x, const T* bounds, const T* best, T drop, bool* known,
+                     const Terms<T>& out) {
+  constexpr int B = U * Simd<T>::lanes;
+  const Vector<T> none = Vector<T>{} - __builtin_inf();
+  Vector<T> level[U];
+  int64_t work = 0;
+  for (int64_t m = 0; m < mix.components; ++m) known[m] = false;
+  for (int lane = 0; lane < B; ++lane) {  // an atom's level is that of its own best component
+    const int64_t m = int64_t(best[lane]);
+    T* term = out.terms + m * B;
+    if (known[m]) continue;
+    log_term<T, U>(mix, m, mix.dim, x, term);
+    known[m] = true;
+    work += 4;
+  }
+  for (int u = 0; u < U; ++u) {
+    level[u] = none;
+    for (int64_t m = 0; m < mix.components; ++m) {
+      const Vector<T> below = at(out.terms + m * B, u) - T(1.01) * drop;  // certainly 0 in exponentiate
+      if (known[m]) level[u] = at(best, u) == T(m) ? below : level[u];
+    }
+  }
+  for (int64_t m = 0; m < mix.components; ++m) {
+    if (known[m]) continue;
+    bool needed = false;
+    for (int u = 0; u < U; ++u) {
+      at(out.terms + m * B, u) = none;
+      needed |= any(!(at(bounds + m * B, u) < level[u]));
+    }
+    if (needed) work += log_term_above<T, U>(mix, m, level, x, out.terms + m * B);
+  }
+  exponentiate<T, U>(mix, drop, out);
+  return work;
 }
 
 // In place: exp(log term - max) -> share of the likelihood, 0 where negligible (NaN stays).
@@ -223,9 +330,9 @@ void gradient_block(const Mixture<T>& mix, const T* x, const T* responsibility, 
   T* y = scratch;
   for_active<B>(mix, responsibility, active, [&](const T* P, const T* mean, const T* r) {
     triangular_product<T, U, Product::centred_transposed>(
-        P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = at(r, u) * value; });
+        P, D, 0, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = at(r, u) * value; });
     triangular_product<T, U, Product::plain>(
-        P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
+        P, D, 0, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
   });
 }
 
@@ -238,12 +345,13 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
   T* z = y + D * B;
   for_active<B>(mix, responsibility, active, [&](const T* P, const T* mean, const T* r) {
     triangular_product<T, U, Product::centred_transposed>(
-        P, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = value; });
+        P, D, 0, D, x, mean, [&](int64_t j, Vector<T> value, int u) { at(y + j * B, u) = value; });
     Vector<T> dot[U] = {};  // v . u = y . P^T u
-    triangular_product<T, U, Product::transposed>(P, D, vector, mean, [&](int64_t j, Vector<T> value, int u) {
-      at(z + j * B, u) = value;
-      dot[u] += value * at(y + j * B, u);
-    });
+    triangular_product<T, U, Product::transposed>(P, D, 0, D, vector, mean,
+                                                  [&](int64_t j, Vector<T> value, int u) {
+                                                    at(z + j * B, u) = value;
+                                                    dot[u] += value * at(y + j * B, u);
+                                                  });
     for (int64_t j = 0; j < D; ++j) {
       for (int u = 0; u < U; ++u) {
         at(z + j * B, u) = at(r, u) * (at(z + j * B, u) - dot[u] * at(y + j * B, u));
@@ -251,23 +359,23 @@ void hessian_block(const Mixture<T>& mix, const T* x, const T* vector, const T* 
       }
     }
     triangular_product<T, U, Product::plain>(
-        P, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
+        P, D, 0, D, y, mean, [&](int64_t i, Vector<T> value, int u) { at(grad + i * B, u) += value; });
     triangular_product<T, U, Product::plain>(
-        P, D, z, mean, [&](int64_t i, Vector<T> value, int u) { at(product + i * B, u) += value; });
+        P, D, 0, D, z, mean, [&](int64_t i, Vector<T> value, int u) { at(product + i * B, u) += value; });
   });
 }
 
 // Calls block.operator()<U>() with U = vectors.
 template <typename Block>
-inline void with_vectors(int64_t vectors, Block block) {
+inline auto with_vectors(int64_t vectors, Block block) {
   if (vectors == UQFORCE_VECTORS) return block.template operator()<UQFORCE_VECTORS>();
   if (vectors == 2) return block.template operator()<2>();
-  block.template operator()<1>();
+  return block.template operator()<1>();
 }
 
 template <typename T>
-void mixture(const Mixture<T>& mix, const T* x, int64_t vectors, const Terms<T>& out) {
-  with_vectors(vectors, [&]<int U>() { mixture_block<T, U>(mix, x, out); });
+void mixture(const Mixture<T>& mix, const T* x, T drop, int64_t vectors, const Terms<T>& out) {
+  with_vectors(vectors, [&]<int U>() { mixture_block<T, U>(mix, x, drop, out); });
 }
 
 template <typename T>
@@ -291,8 +399,20 @@ void hessian(const Mixture<T>& mix, const T* x, const T* vector, const T* respon
 }
 
 template <typename T>
-constexpr Kernels<T> table = {Simd<T>::lanes, UQFORCE_VECTORS, mixture<T>,
-                              shares<T>,      gradient<T>,     hessian<T>};
+void bounds(const Mixture<T>& mix, int64_t rows, const T* x, int64_t vectors, T* bounds, T* best) {
+  with_vectors(vectors, [&]<int U>() { bounds_block<T, U>(mix, rows, x, bounds, best); });
+}
+
+template <typename T>
+int64_t pruned(const Mixture<T>& mix, const T* x, const T* bounds, const T* best, T drop, int64_t vectors,
+               bool* scratch, const Terms<T>& out) {
+  return with_vectors(vectors,
+                      [&]<int U>() { return pruned_block<T, U>(mix, x, bounds, best, drop, scratch, out); });
+}
+
+template <typename T>
+constexpr Kernels<T> table = {Simd<T>::lanes, UQFORCE_VECTORS, mixture<T>,  bounds<T>,
+                              pruned<T>,      shares<T>,       gradient<T>, hessian<T>};
 
 }  // namespace
 

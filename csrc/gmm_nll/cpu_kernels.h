@@ -34,8 +34,17 @@ struct Kernels {
   int64_t lanes;
   int64_t max_vectors;
 
-  // Fills the terms of features x [D].
-  void (*mixture)(const Mixture<T>&, const T* x, int64_t vectors, const Terms<T>&);
+  // Fills the terms of features x [D]; those whose logarithm lies `drop` below the largest are 0.
+  void (*mixture)(const Mixture<T>&, const T* x, T drop, int64_t vectors, const Terms<T>&);
+
+  // bounds [M]: what log(w_m N(x | mu_m, Sigma_m)) cannot exceed, by the first `rows` of D parts of its
+  // square; best: the component of the highest one.
+  void (*bounds)(const Mixture<T>&, int64_t rows, const T* x, int64_t vectors, T* bounds, T* best);
+
+  // The same terms, bit for bit. Components whose bound lies `drop` below the logarithm of the component
+  // `best` are not computed. scratch: one bool per component. Returns the work, in quarters of a component's.
+  int64_t (*pruned)(const Mixture<T>&, const T* x, const T* bounds, const T* best, T drop, int64_t vectors,
+                    bool* scratch, const Terms<T>&);
 
   // In place: terms -> shares of the likelihood (responsibilities), 0 where below `negligible`.
   void (*shares)(const Mixture<T>&, T negligible, int64_t vectors, const Terms<T>&);

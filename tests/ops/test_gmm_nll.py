@@ -49,6 +49,29 @@ def test_equals_reference(atoms, dim, components, device, dtype):
         torch.testing.assert_close(gmm_nll(features, *mixture), value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("distance", [0.3, 1.0, 4.0])
+def test_components_near_and_far(distance, device, dtype):
+    """Components that cannot matter are not computed: the same value and gradient, whoever stands beside."""
+    means, factor, log_weights = make_mixture(12, 64)
+    mixture = [t.to(device, dtype) for t in (distance * means, factor, log_weights)]
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.linalg.solve_triangular(
+        factor.mT, torch.randn(12, 64, 40, generator=generator, dtype=torch.float64), upper=False
+    )
+    features = (distance * means[:, :, None] + noise).mT.reshape(-1, 64)
+    features = features[torch.randperm(480, generator=generator)].to(device, dtype)
+    value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+    exact = features.double().requires_grad_()
+    expected = reference(exact, *[t.double() for t in mixture])
+    (expected_grad,) = torch.autograd.grad(expected.sum(), exact)
+    tolerance = {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-11, "rtol": 1e-11}
+    torch.testing.assert_close(value.double(), expected, **tolerance)
+    torch.testing.assert_close(grad.double(), expected_grad, **tolerance)
+    order = torch.randperm(480, generator=generator)[:77].to(device)
+    again, grad_again = torch.ops.uqforce.gmm_nll_grad(features[order], *mixture)
+    assert torch.equal(again, value[order]) and torch.equal(grad_again, grad[order])
+
+
 def test_equals_scikit_learn(device):
     data = torch.randn(500, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     data[:250] += 3
