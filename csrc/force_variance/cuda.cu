@@ -94,7 +94,9 @@ __device__ void sum_images(const Arrays<S>& a, int64_t k, int64_t begin, int64_t
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, sizeof(S) > 8 ? 2 : 3) collect(Arrays<S> a, bool with_pairs) {
+__global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
+                                            : sizeof(S) > 4 ? 3
+                                                            : 4) collect(Arrays<S> a, bool with_pairs) {
   const int64_t i = global_thread() / kWarp;
   if (i >= a.graph.atoms) return;
   const Graph& graph = a.graph;
