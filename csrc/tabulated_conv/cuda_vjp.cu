@@ -19,24 +19,40 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
   if (graph.begin[first] >= graph.last || graph.begin[first + nodes] <= graph.first) return;
   each_slot<F>([&](auto slot) {
     using S = decltype(slot);
+    constexpr int components = 2 * S::l3 + 1, threads = kBlockWarps * kWarp, kStage = 16;
+    constexpr int tasks = (components * width + threads - 1) / threads;
     const CudaUnit::Path path = unit.path[S::k];
-    for (int k = threadIdx.x; k < (2 * S::l3 + 1) * width; k += blockDim.x) {
-      const int m = k / width, u = k % width;
-      T sum[kNodes] = {};
-      if (unit.conv.path[S::k].weight_offset >= 0 && u < unit.conv.channels) {
-        const T *const weight = call.linear + path.weight + u, *const cotangent = call.cotangent +
-                                                                                  first * call.dim_out +
-                                                                                  path.out + m * path.mul_out;
-        for (int v = 0; v < path.mul_out; ++v) {
-          const T w = __ldg(weight + int64_t(v) * path.mul_in);
+    T sum[tasks][kNodes] = {};
+    T* const staged = memory;  // cotangents [component, v, node], where the fields come later
+    for (int start = 0; start < path.mul_out; start += kStage) {
+      const int count = min(kStage, path.mul_out - start);
+      __syncthreads();
+      for (int k = threadIdx.x; k < components * kStage * kNodes; k += threads) {
+        const int v = k % kStage, m = k / kStage % components, node = k / (kStage * components);
+        if (v >= count || node >= nodes) continue;
+        const int64_t row = (first + node) * call.dim_out + path.out;
+        staged[(m * kStage + v) * kNodes + node] = __ldg(call.cotangent + row + m * path.mul_out + start + v);
+      }
+      __syncthreads();
 #pragma unroll
-          for (int node = 0; node < kNodes; ++node) {
-            sum[node] += w * __ldg(cotangent + min(node, nodes - 1) * call.dim_out + v);
-          }
+      for (int j = 0; j < tasks; ++j) {
+        const int k = threadIdx.x + j * threads, m = k / width, u = k % width;
+        if (m >= components || u >= unit.conv.channels) continue;
+        for (int v = 0; v < count; ++v) {
+          const T w = __ldg(call.linear + path.weight + int64_t(start + v) * path.mul_in + u);
+#pragma unroll
+          for (int node = 0; node < kNodes; ++node)
+            sum[j][node] += w * staged[(m * kStage + v) * kNodes + node];
         }
       }
+    }
 #pragma unroll
-      for (int node = 0; node < kNodes; ++node) rows[((S::row + m) * width + u) * kNodes + node] = sum[node];
+    for (int j = 0; j < tasks; ++j) {
+      const int k = threadIdx.x + j * threads, m = k / width, u = k % width;
+#pragma unroll
+      for (int node = 0; node < kNodes; ++node) {
+        if (m < components) rows[((S::row + m) * width + u) * kNodes + node] = sum[j][node];
+      }
     }
   });
   __syncthreads();

@@ -46,7 +46,8 @@ template <typename T>
 inline constexpr int kForwardChannels = sizeof(T) == 4 ? 64 : 32;
 template <typename T>
 inline constexpr int kBackwardChannels = sizeof(T) == 4 ? 64 : 32;
-inline constexpr int kDoubleBackwardChannels = 32;
+template <typename T>
+inline constexpr int kDoubleBackwardChannels = sizeof(T) == 4 ? 64 : 32;
 
 template <typename T>
 void forward(const CudaCall<T>& call, const CudaUnits& units, void* stream);

@@ -4,16 +4,13 @@
 //   with y[m1] = sum_m3 M[m1, m3] g[m3] and z[m1] = sum_m3 N[m1, m3] g[m3]
 //   dx[m1] += ddw y[m1] + w z[m1]    dw = sum_m1 ddx[m1] y[m1] + x[m1] z[m1]
 //   dM[m1, m3] = sum_channels q[m1] g[m3]
-// One channel for each lane: two would not leave registers for g and dg.
 #include "tensor_product_conv/cuda_body.h"
 
 namespace uqforce::conv {
 namespace {
 
-constexpr int kC = kDoubleBackwardChannels / kWarp;
-
-template <typename T, class F>
-__global__ void __launch_bounds__(kWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
+template <typename T, int kC, class F>
+__global__ void __launch_bounds__(kWarps* kWarp, 2)
     double_backward_kernel(const __grid_constant__ CudaCall<T> call,
                            const __grid_constant__ CudaUnits units) {
   const Walk<T, kC> walk(call, units);
@@ -39,7 +36,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
       }
       if (walk.has(S::k)) {
         T w[kC], ddw[kC], dw[kC] = {}, Y[2 * S::l2 + 1], ddY[2 * S::l2 + 1];
-        T q = 0, xw = 0, y = 0, z = 0, mm = 0, nn = 0, dm = 0;
+        T q[kC], xw[kC], y[kC], z[kC], mm = 0, nn = 0, dm = 0;
         walk.load_weight(call.weight, edge, S::k, w);
         walk.load_weight(call.ddw, edge, S::k, ddw);
 #pragma unroll
@@ -50,24 +47,32 @@ __global__ void __launch_bounds__(kWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
 #pragma unroll
         for (int i = 0; i < Table::size; ++i) {
           const int m1 = t.m1[i], m2 = t.m2[i], row = S::row + t.m3[i];
-          if (t.first_m1[i]) {
-            q = ddx[m1][0] * w[0] + x[m1][0] * ddw[0];
-            xw = x[m1][0] * w[0];
-            y = z = 0;
-          }
           mm = t.first[i] ? t.value[i] * Y[m2] : mm + t.value[i] * Y[m2];
           nn = t.first[i] ? t.value[i] * ddY[m2] : nn + t.value[i] * ddY[m2];
-          if (t.first[i]) dm = q * g[row][0];
+          if (t.first[i]) dm = 0;
+#pragma unroll
+          for (int c = 0; c < kC; ++c) {
+            if (t.first_m1[i]) {
+              q[c] = ddx[m1][c] * w[c];
+              q[c] += x[m1][c] * ddw[c];
+              xw[c] = x[m1][c] * w[c];
+              y[c] = z[c] = 0;
+            }
+            if (t.first[i]) dm += q[c] * g[row][c];
+            if (t.last[i]) {
+              y[c] += mm * g[row][c];
+              z[c] += nn * g[row][c];
+              sum[row][c] += mm * q[c];
+              sum[row][c] += nn * xw[c];
+            }
+            if (t.last_m1[i]) {
+              dx[m1][c] += ddw[c] * y[c];
+              dx[m1][c] += w[c] * z[c];
+              dw[c] += ddx[m1][c] * y[c];
+              dw[c] += x[m1][c] * z[c];
+            }
+          }
           degree[m2] += t.value[i] * dm;
-          if (t.last[i]) {
-            y += mm * g[row][0];
-            z += nn * g[row][0];
-            sum[row][0] += mm * q + nn * xw;
-          }
-          if (t.last_m1[i]) {
-            dx[m1][0] += ddw[0] * y + w[0] * z;
-            dw[0] += ddx[m1][0] * y + x[m1][0] * z;
-          }
         }
         if (call.dw) walk.store_weight(call.dw, edge, S::k, dw);
       }
@@ -82,7 +87,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
 
 template <typename T, class... F>
 void launch_family(const CudaCall<T>& call, const CudaUnits& units, void* stream, FamilyList<F...>) {
-  constexpr void (*kernels[])(CudaCall<T>, CudaUnits) = {&double_backward_kernel<T, F>...};
+  constexpr int kC = kDoubleBackwardChannels<T> / kWarp;
+  constexpr void (*kernels[])(CudaCall<T>, CudaUnits) = {&double_backward_kernel<T, kC, F>...};
   launch_units("tensor_product_conv_double_backward", kernels[units.family], call, units, stream);
 }
 

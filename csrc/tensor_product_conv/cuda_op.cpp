@@ -168,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cuda(
     call.grad = rows<T>(g), call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
     call.ddx = rows<T>(ddin), call.ddsh = rows<T>(ddsphere), call.ddw = rows<T>(ddweight);
     call.out = result<T>(dgrad, needs[0]), call.dw = result<T>(dw, needs[3]);
-    run<T>(&double_backward<T>, CudaPlan::of(spec, kDoubleBackwardChannels), call, edges, x,
+    run<T>(&double_backward<T>, CudaPlan::of(spec, kDoubleBackwardChannels<T>), call, edges, x,
            result<T>(dx, needs[1]), result<T>(dsh, needs[2]), stream);
   };
   x.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});

@@ -5,23 +5,29 @@
 namespace uqforce::conv {
 namespace {
 
+// The first of the ascending places order[begin], .., order[end - 1] that is not below `place`.
+__device__ int first_from(const int* order, int begin, int end, int place) {
+  while (begin < end) {
+    const int middle = begin + (end - begin) / 2;
+    order[middle] < place ? begin = middle + 1 : end = middle;
+  }
+  return begin;
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads) rows_kernel(CudaCall<T> call, Groups by_neighbour, T* dx) {
   const int64_t k = global_thread();
   if (k >= call.nodes * call.dim_in) return;
   const int64_t node = k / call.dim_in;
   const T* const column = call.rows + k % call.dim_in;
-  const int end = by_neighbour.begin[node + 1];
-  int at = by_neighbour.begin[node], high = end;
-  while (at < high) {  // the first place of this pass
-    const int middle = at + (high - at) / 2;
-    by_neighbour.order[middle] < call.first ? at = middle + 1 : high = middle;
-  }
+  const int begin = by_neighbour.begin[node], end = by_neighbour.begin[node + 1];
+  const int first = first_from(by_neighbour.order, begin, end, call.first),
+            last = first_from(by_neighbour.order, first, end, call.last);
+  if (call.first > 0 && first == last) return;
   T sum = call.first > 0 ? dx[k] : T(0);
-  for (; at < end; ++at) {
-    const int place = by_neighbour.order[at];
-    if (place >= call.last) break;
-    sum += column[(place - call.first) * call.dim_in];
+#pragma unroll 4
+  for (int at = first; at < last; ++at) {
+    sum += __ldcs(column + (by_neighbour.order[at] - call.first) * call.dim_in);
   }
   dx[k] = sum;
 }
