@@ -108,6 +108,6 @@ def block_linear(
     Raises:
         ValueError: shapes do not fit the spec or each other, or blocks overlap.
         TypeError: x and weight are not both float32 or float64, or types is not int64.
-        IndexError: a type without a row of weights.
+        IndexError: a type without a row of weights; on CUDA results are NaN then.
     """
     return torch.ops.uqforce.block_linear(x, weight, types, spec, transposed)

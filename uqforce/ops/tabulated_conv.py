@@ -77,7 +77,7 @@ def tabulated_conv(
     Raises:
         ValueError: shapes do not fit the specs or each other, or the devices differ.
         TypeError: dtypes differ, or are not float32 or float64, or of indices not int64.
-        IndexError: an index or a type is out of range.
+        IndexError: an index or a type is out of range; on CUDA results are NaN then.
     """
     return torch.ops.uqforce.tabulated_conv(
         x, edge_vec, edge_index, atom_types, cutoffs, table, linear, conv_spec, linear_spec

@@ -132,6 +132,6 @@ def tensor_product_conv(
     Raises:
         ValueError: shapes do not fit the spec or each other, or the devices differ.
         TypeError: x, edge_sh, edge_weight are not all float32 or all float64, or edge_index is not int64.
-        IndexError: edge_index names a node outside 0..N-1.
+        IndexError: edge_index names a node outside 0..N-1; on CUDA results are NaN then.
     """
     return torch.ops.uqforce.tensor_product_conv(x, edge_sh, edge_weight, edge_index, spec)
