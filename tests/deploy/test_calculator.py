@@ -12,6 +12,7 @@ from ase.optimize import BFGS
 
 from uqforce.deploy.calculator import Calculator, VerletList
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
+from uqforce.deploy.export import ExportedPotential
 from uqforce.model import save_model
 from uqforce.ops import neighbor_list
 
@@ -93,6 +94,48 @@ def test_results(calculator, crystal, potential):
     assert isinstance(calculator.results["energy_uncertainty"], float)
     assert np.array_equal(calculator.get_property("nll", crystal), calculator.results["nll"])
     assert crystal.get_properties(["energy"])["energy"] == energy(crystal)
+
+
+def test_scores_of_the_structure(calculator, crystal):
+    crystal.calc = calculator
+    energy(crystal)
+    nll = calculator.results["nll"]
+    for name, value in (("nll_mean", nll.mean()), ("nll_max", nll.max()), ("nll_sum", nll.sum())):
+        assert isinstance(calculator.results[name], float) and name in calculator.implemented_properties
+        assert calculator.results[name] == pytest.approx(value, rel=1e-14)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max", "sum"])
+def test_nll_gradient(potential, exported, crystal, reduction):
+    """The derivative of the structure's score, from a model and an exported file; nothing else changes."""
+    crystal.calc = Calculator(potential, device="cpu", nll_gradient=reduction)
+    gradient = crystal.calc.get_property("nll_gradient", crystal)
+    plain, h = Calculator(potential, device="cpu"), 1e-5
+    plain.calculate(crystal)
+    for name, value in plain.results.items():
+        np.testing.assert_allclose(crystal.calc.results[name], value, rtol=1e-12, atol=1e-12)
+    assert gradient.shape == (12, 3) and "nll_gradient" not in plain.results
+    for atom, axis in ((0, 0), (5, 2), (11, 1)):
+        scores = []
+        for sign in (1, -1):
+            moved = crystal.copy()
+            moved.positions[atom, axis] += sign * h
+            scores.append(plain.get_property(f"nll_{reduction}", moved))
+        numerical = (scores[0] - scores[1]) / (2 * h)
+        assert gradient[atom, axis] == pytest.approx(numerical, rel=1e-5, abs=1e-6 * np.abs(gradient).max())
+    crystal.calc = Calculator(exported, device="cpu", nll_gradient=reduction)
+    crystal.get_forces()
+    np.testing.assert_allclose(crystal.calc.results["nll_gradient"], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_nll_gradient_that_cannot_be(potential, make_potential, monkeypatch):
+    with pytest.raises(DeployError, match="one of mean, max, sum, got 'median'"):
+        Calculator(potential, device="cpu", nll_gradient="median")
+    with pytest.raises(DeployError, match="carries no nll"):
+        Calculator(make_potential(mixture=False), device="cpu", nll_gradient="max")
+    monkeypatch.delattr(ExportedPotential, "nll_gradient")  # as in a file of before
+    with pytest.raises(DeployError, match="export the model again"):
+        Calculator(potential, device="cpu", nll_gradient="max")
 
 
 def test_ase_writes_it_and_optimises_with_it(calculator, crystal, tmp_path):

@@ -81,6 +81,25 @@ def test_errors_and_ranking(potential, exported, labelled, tmp_path):
         assert {"zms", "ence", "coverage_95"} < set(found["uncertainty"]["forces_uncertainty"]["calibration"])
 
 
+def test_ranking_of_structures(potential, labelled, tmp_path):
+    report = evaluate(potential, list(labelled), tmp_path, device="cpu")
+    for path, noise in labelled.items():
+        nll, forces = np.array(noise["nll"]), np.array(noise["forces"])
+        energy = np.abs(noise["energy"]) / 8
+        atom = np.sqrt(np.mean(forces**2, axis=2))
+        found = report["sets"][str(path)]["uncertainty"]["nll"]["structures"]
+        for kind, score in (("mean", nll.mean(1)), ("max", nll.max(1)), ("sum", nll.sum(1))):
+            wanted = {
+                "forces_rmse": np.sqrt(np.mean(forces**2, axis=(1, 2))),
+                "largest_atom_error": atom.max(1),
+                "energy_per_atom": energy,
+            }
+            assert found[kind] == pytest.approx(
+                {name: metrics.spearman(score, error) for name, error in wanted.items()}, abs=1e-6
+            )
+    assert "molecule.extxyz, max" in table(report) and "largest force error" in table(report)
+
+
 def test_limits_are_of_all_sets_together(potential, labelled, tmp_path):
     report = evaluate(potential, list(labelled), tmp_path, device="cpu")
     nll = np.concatenate([score for noise in labelled.values() for score in noise["nll"]])

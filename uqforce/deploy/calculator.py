@@ -17,6 +17,7 @@ from uqforce.deploy.export import call, open_model
 from uqforce.deploy.info import choose_device
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors, neighbor_list
+from uqforce.uncertainty.structure import StructureScores, structure_scores
 
 
 def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) -> UncertaintyExceeded | None:
@@ -77,7 +78,8 @@ class Calculator(BaseCalculator):
 
     Results: `energy`, `free_energy` (eV), `energies` [N], `forces` [N,3] (eV/A), `stress` [6] (eV/A^3, for
     periodic structures), and where the model carries them `nll` [N], `energy_uncertainty` (eV),
-    `forces_uncertainty` [N] (eV/A).
+    `forces_uncertainty` [N] (eV/A). With `nll` also the structure's `nll_mean`, `nll_max`, `nll_sum`, and, if
+    asked for, `nll_gradient` [N,3] (nat/A).
 
     Args:
         model: an exported file (`*.pt`), a model (`*.uqf`) or a `Potential`.
@@ -86,6 +88,8 @@ class Calculator(BaseCalculator):
         nll_threshold: largest `nll` of an atom that is trusted: a number, or the name of a quantile of the
             training atoms' scores that `uqforce fit` stored in the model, "q0.99", "q0.999" or "max".
         forces_uncertainty_threshold: largest `forces_uncertainty` of an atom that is trusted, eV/A.
+        nll_gradient: "mean", "max" or "sum": also compute the derivative by the positions of that score of
+            the structure; a force along it drives dynamics to what the model does not know.
         on_exceeded: "warn" (`UncertaintyWarning`) or "raise" (`UncertaintyExceeded`).
         names: whose names to give results in addition, with these packages' shapes: "ase" (none), "nequip"
             (`total_energy`, `atomic_energy`, `virial`, `node_features`), "mace" (`node_energy`, without the
@@ -107,6 +111,7 @@ class Calculator(BaseCalculator):
         nll_threshold: float | str | None = None,
         forces_uncertainty_threshold: float | None = None,
         on_exceeded: Literal["warn", "raise"] = "warn",
+        nll_gradient: Literal["mean", "max", "sum"] | None = None,
         names: Literal["ase", "nequip", "mace", "metatomic"] = "ase",
     ):
         super().__init__()
@@ -122,6 +127,12 @@ class Calculator(BaseCalculator):
         self.uncertainties = [
             key for key in ("nll", "forces_uncertainty", "energy_uncertainty") if key in outputs
         ]
+        if "nll" in outputs:
+            self.uncertainties += [f"nll_{kind}" for kind in StructureScores._fields]
+        self.nll_gradient = nll_gradient
+        if nll_gradient is not None:
+            self.check_nll_gradient(nll_gradient)
+            self.uncertainties.append("nll_gradient")
         self.implemented_properties = [
             "energy",
             "free_energy",
@@ -137,6 +148,18 @@ class Calculator(BaseCalculator):
         }
         self.neighbors = VerletList(self.metadata["cutoff"], skin)
         self._types = {symbol: index for index, symbol in enumerate(self.metadata["type_names"])}
+
+    def check_nll_gradient(self, reduction: str) -> None:
+        """Raises a `DeployError` where the model cannot give it."""
+        if reduction not in StructureScores._fields:
+            kinds = ", ".join(StructureScores._fields)
+            raise DeployError(f"nll_gradient must be one of {kinds}, got {reduction!r}")
+        if "nll" not in self.uncertainties:
+            raise DeployError("nll_gradient: the model carries no nll; `uqforce fit` adds it to a model")
+        if not hasattr(self.module, "nll_gradient"):
+            raise DeployError(
+                "nll_gradient: this file was written by an older uqforce: export the model again"
+            )
 
     def threshold(self, quantity: str, limit: float | str) -> float:
         """`limit` itself, or the one stored in the model by that name (nll: "q0.99", ..., "max").
@@ -189,7 +212,7 @@ class Calculator(BaseCalculator):
             edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
         except ValueError as error:
             raise DeployError(f"{atoms.get_chemical_formula()}: {error}") from error
-        out = call(self.module, edge_vec, edge_index, types, torch.zeros_like(types), 1)
+        out = call(self.module, edge_vec, edge_index, types, torch.zeros_like(types), 1, self.nll_gradient)
 
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
             closest = edge_vec.norm(dim=1).min().item() if len(edge_vec) else float("inf")
@@ -205,8 +228,12 @@ class Calculator(BaseCalculator):
             stress = -out["virial"][0].detach().cpu().numpy().astype(np.float64) / atoms.get_volume()
             results["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
         for key in self.uncertainties:
-            value = out[key].detach().cpu().numpy().astype(np.float64)
-            results[key] = float(value[0]) if key == "energy_uncertainty" else value
+            if key in out:
+                value = out[key].detach().cpu().numpy().astype(np.float64)
+                results[key] = float(value[0]) if key == "energy_uncertainty" else value
+        if "nll" in results:
+            scores = structure_scores(results["nll"], np.zeros(len(atoms), dtype=np.int64), 1)
+            results |= {f"nll_{kind}": float(value[0]) for kind, value in scores._asdict().items()}
         for key, value in NAMES[self.names](out, self.isolated_energies[types]).items():
             results[key] = value.detach().cpu().numpy()
         self.results = results

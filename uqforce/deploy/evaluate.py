@@ -18,6 +18,7 @@ from uqforce.model import Potential
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty import metrics
 from uqforce.uncertainty.calibration import score_at_error
+from uqforce.uncertainty.structure import structure_scores
 
 ATOMS_PER_BATCH = 512
 LIMIT_ERRORS = (0.1, 0.2, 0.3, 0.5)  # eV/A, rms force error of an atom
@@ -113,11 +114,38 @@ class Comparison:
             if name in self.predictions and self.has_forces.any():
                 score = self.predictions[name][self.has_forces]
                 found[name] = self.ranking(score, bootstrap)
-                if name == "forces_uncertainty":
+                if name == "nll":
+                    found[name]["structures"] = self.structure_ranking()
+                else:
                     found[name]["calibration"] = calibration(self.force_residual.ravel(), np.repeat(score, 3))
         if "energy_uncertainty" in self.predictions and self.has_energy.any():
             std = self.predictions["energy_uncertainty"][self.has_energy]
             found["energy_uncertainty"] = {"calibration": calibration(self.energy_residual, std)}
+        return found
+
+    def structure_ranking(self) -> dict[str, dict[str, float]]:
+        """Spearman's correlation of structures' scores with their errors, where all forces are labelled."""
+        count = len(self.sizes)
+        labelled = np.bincount(self.structure[self.has_forces], minlength=count) == self.sizes
+        if not labelled.any():
+            return {}
+        atoms = self.structure[self.has_forces]
+        squares, largest = (
+            structure_scores(values, atoms, count) for values in (self.atom_error**2, self.atom_error)
+        )
+        energy = np.full(count, np.nan)
+        energy[self.has_energy] = np.abs(self.energy_residual)
+        energy /= self.sizes
+        with_energy = labelled & self.has_energy
+        found = {}
+        for kind, score in structure_scores(self.predictions["nll"], self.structure, count)._asdict().items():
+            found[kind] = {
+                "forces_rmse": metrics.spearman(score[labelled], np.sqrt(squares.mean[labelled])),
+                "largest_atom_error": metrics.spearman(score[labelled], largest.max[labelled]),
+                "energy_per_atom": metrics.spearman(score[with_energy], energy[with_energy])
+                if with_energy.any()
+                else float("nan"),
+            }
         return found
 
     def ranking(self, score: np.ndarray, bootstrap: int) -> dict[str, Any]:

@@ -20,7 +20,14 @@ from torch import Tensor
 from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
 from uqforce.deploy.errors import ExportError
-from uqforce.model import InferencePotential, ModelFileError, Potential, load_model, sample_structure
+from uqforce.model import (
+    InferencePotential,
+    ModelFileError,
+    Potential,
+    Prediction,
+    load_model,
+    sample_structure,
+)
 
 FORMAT_VERSION = 2  # 2: `domain`, which parallel engines call
 # Absolute for energies, otherwise relative to the largest value where that exceeds 1. TorchScript's optimised
@@ -49,8 +56,9 @@ class ExportedPotential(torch.nn.Module):
     `forward(edge_vec [E,3] A, edge_index [2,E], atom_types [N], batch [N], num_structures)` returns
     `energies` [N] eV, `energy` [B] eV, `forces` [N,3] eV/A, `virial` [B,3,3] eV, `edge_gradient` [E,3] eV/A
     (of the energy with respect to `edge_vec`: a parallel engine scatters it itself), and
-    `features`, `nll`, `*_uncertainty`, ... where the model has them. Parallel engines call `domain`. This is
-    the whole contract of an exported file, in Python, in C++ and inside LAMMPS. The potential is copied.
+    `features`, `nll`, `*_uncertainty`, ... where the model has them. Parallel engines call `domain`;
+    `nll_gradient` returns the same and the score's gradient. This is the whole contract of an exported file,
+    in Python, in C++ and inside LAMMPS. The potential is copied.
 
     Args:
         tabulation: error allowed to the tables of the radial networks (`InferencePotential`); 0 keeps the
@@ -78,7 +86,26 @@ class ExportedPotential(torch.nn.Module):
     ) -> Dict[str, Tensor]:  # noqa: UP006
         # `.data`, not `.detach()`: freezing removes detach, and then the caller's tensor would be made to
         # require a gradient and every output would hold on to the graph.
-        prediction = self.potential(edge_vec.data, edge_index, atom_types, batch, num_structures)
+        return self.carried(self.potential(edge_vec.data, edge_index, atom_types, batch, num_structures))
+
+    @torch.jit.export
+    def nll_gradient(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
+        reduction: str,
+    ) -> Dict[str, Tensor]:  # noqa: UP006  # fmt: skip
+        """What `forward` returns, and `nll_gradient` [N,3]; see `Potential.with_nll_gradient`."""
+        if self.has_mixture:
+            prediction, gradient = self.potential.with_nll_gradient(
+                edge_vec.data, edge_index, atom_types, batch, num_structures, reduction
+            )
+            out = self.carried(prediction)
+            out["nll_gradient"] = gradient.data
+            return out
+        else:
+            raise RuntimeError("the model has no mixture, hence no nll: `uqforce fit` gives it one")
+
+    def carried(self, prediction: Prediction) -> Dict[str, Tensor]:  # noqa: UP006
+        """The prediction's tensors that the model carries."""
         out = {
             "energies": prediction.energies,
             "energy": prediction.energy,
@@ -157,7 +184,7 @@ def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         # optimize_numerics would rewrite arithmetic; the file must compute what the Python model computes.
         script = torch.jit.script(module)
-        return torch.jit.freeze(script, preserved_attrs=["domain"], optimize_numerics=False)
+        return torch.jit.freeze(script, preserved_attrs=["domain", "nll_gradient"], optimize_numerics=False)
 
 
 def export(potential: Potential, path: str | os.PathLike, tabulation: float | None = None) -> dict[str, Any]:
@@ -241,13 +268,17 @@ def call(
     atom_types: Tensor,
     batch: Tensor,
     num_structures: int,
+    nll_gradient: str | None = None,
 ) -> dict[str, Tensor]:
     """What `module` of `open_model` says, the same in the first call as in later ones, to the last bit.
 
     TorchScript's optimiser would change the rounding after the first calls (and does not make them faster);
     so a run that is continued in a new process would not be the run that was not interrupted.
+    With `nll_gradient` "mean", "max" or "sum" the gradient of that score is among the results.
     """
     with torch.enable_grad(), torch.jit.optimized_execution(False):
+        if nll_gradient is not None:
+            return module.nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, nll_gradient)
         return module(edge_vec, edge_index, atom_types, batch, num_structures)
 
 

@@ -4,6 +4,11 @@ from pathlib import Path
 from typing import Any
 
 ERRORS = {"energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3"}
+STRUCTURE_ERRORS = {
+    "forces_rmse": "force RMSE",
+    "largest_atom_error": "largest force error",
+    "energy_per_atom": "energy error per atom",
+}
 CALIBRATION = ("zms", "ence", "miscalibration_area", "coverage_68", "coverage_95", "crps")
 
 
@@ -76,6 +81,12 @@ def uncertainties(sets: list[tuple[str, dict[str, Any]]]) -> list[str]:
                 found = [quality["detection"][cutoff] for cutoff in cutoffs]
                 cells = [f"{number(at['auroc'])} ({at['positives']}/{at['count']})" for at in found]
                 rows.append([label, *cells, number(quality["spearman"])])
+            blocks.append(aligned(rows))
+        if any(quality.get("structures") for _, quality in entries):
+            rows = [[f"{quantity} of a structure: Spearman with its", *STRUCTURE_ERRORS.values()]]
+            for label, quality in entries:
+                for kind, found in quality["structures"].items():
+                    rows.append([f"{label}, {kind}", *(number(found[key]) for key in STRUCTURE_ERRORS)])
             blocks.append(aligned(rows))
         if "calibration" in entries[0][1]:
             rows = [[f"{quantity}: calibration", *CALIBRATION]]

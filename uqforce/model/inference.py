@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uqforce.model.interaction import Interaction
 from uqforce.model.network import Network
-from uqforce.model.potential import Potential, Prediction, derived, sum_by_structure
+from uqforce.model.potential import Potential, Prediction, by_positions, derived, sum_by_structure
 from uqforce.model.sample import sample_structure
 from uqforce.ops import BlockSpec, radial_table
 
@@ -290,16 +290,28 @@ class InferencePotential(nn.Module):
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
     ) -> Prediction:
         """Evaluate a batch; see `Potential.forward`."""
+        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
+
+    def with_nll_gradient(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
+        reduction: str,
+    ) -> tuple[Prediction, Tensor]:  # fmt: skip
+        """See `Potential.with_nll_gradient`; the score is one more cotangent of the same backward pass."""
         edge_vec = edge_vec.detach().to(torch.float64)
-        e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, False, False)
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction)
+        slopes, of_score = e.gradients[1:], edge_vec.new_zeros(0, 3)
+        if reduction != "":
+            slopes = e.gradients[1:-1]
+            of_score = by_positions(edge_index, edge_vec, e.gradients[-1], batch, num_structures)
         forces, virial, force_sigma, force_cov = derived(
-            edge_index, edge_vec, e.gradients[0], e.gradients[1:], batch, num_structures, e.noise
+            edge_index, edge_vec, e.gradients[0], slopes, batch, num_structures, e.noise
         )
         energy = sum_by_structure(e.energies, batch, num_structures)
-        return Prediction(
+        prediction = Prediction(
             e.energies, energy, forces, virial, e.gradients[0], e.features, self.mixture(e.features),
             e.variances, torch.sqrt(e.variance), force_sigma, force_cov,
         )  # fmt: skip
+        return prediction, of_score
 
     @torch.jit.export
     def domain(
@@ -322,7 +334,7 @@ class InferencePotential(nn.Module):
         """
         edge_vec = edge_vec.detach().to(torch.float64)
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True)
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "")
         none = edge_vec.new_zeros(0)
         force_sigma = none
         if self.variance_head is not None:
@@ -338,12 +350,13 @@ class InferencePotential(nn.Module):
 
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        exchange: bool, many_ranks: bool,
+        exchange: bool, many_ranks: bool, reduction: str,
     ) -> Evaluation:  # fmt: skip
         """Energies and their derivatives by the edges; edge_vec float64, the rest as in `forward`.
 
         Atoms beyond the length n of `batch` are ghosts, whose energies do not count. With `exchange` layers
         compute n rows, otherwise all. With `many_ranks` the structure's variance is that of all processes.
+        With a `reduction` the last gradient is that of the structures' scores.
         """
         n = batch.shape[0]
         rows = n if exchange else atom_types.shape[0]
@@ -371,6 +384,9 @@ class InferencePotential(nn.Module):
             noise = torch.exp(2.0 * self.variance_head.log_gamma) * variance
             of_variances = (0.5 / torch.sqrt(variance))[batch].view(1, -1)
             cotangents = torch.cat([cotangents, self.variance_head.vjp(features, of_variances)])
+        if reduction != "":
+            of_score = self.mixture.cotangent(features, batch, num_structures, reduction)
+            cotangents = torch.cat([cotangents, of_score.unsqueeze(0)])
         cotangents = _padded(self.readout.hidden_vjp(x, cotangents), rows)
         k = len(gate_in) - 1
         gradients = vec.new_zeros(cotangents.shape[0], vec.shape[0], 3)

@@ -80,14 +80,28 @@ class Mixture(nn.Module):
         )
         return score.to(self.means.dtype)
 
-    def gradient(self, features: Tensor) -> Tensor:
-        """d(nll of an atom) / d(its features), [N,D] in the network's precision; the mixture is fitted."""
+    def cotangent(self, features: Tensor, batch: Tensor, num_structures: int, reduction: str) -> Tensor:
+        """d(the structures' scores) / d(features), [N,D] in the network's precision; the mixture is fitted.
+
+        A structure's score is the `reduction` "mean", "max" or "sum" of its atoms'; those that share the
+        largest share its gradient.
+        """
         features = features.detach()
         if self.working_projection is not None:
             features = torch.matmul(features, self.working_projection)
-        slope = torch.ops.uqforce.gmm_nll_grad(
+        score, slope = torch.ops.uqforce.gmm_nll_grad(
             features, self.working_means, self.working_precisions_cholesky, self.working_log_weights
-        )[1]
+        )
+        weight = torch.ones_like(score)
+        if reduction == "max":
+            largest = score.new_full([num_structures], -float("inf"))
+            largest = largest.scatter_reduce(0, batch, score, "amax")
+            weight = (score == largest[batch]).to(score.dtype)
+        elif reduction != "mean" and reduction != "sum":
+            raise RuntimeError("reduction must be 'mean', 'max' or 'sum', got '" + reduction + "'")
+        if reduction != "sum":
+            weight = weight / sum_by_structure(weight, batch, num_structures)[batch]
+        slope = slope * weight.unsqueeze(1)
         if self.working_projection is not None:
             slope = torch.matmul(slope, self.working_projection.t())
         return slope
@@ -184,6 +198,24 @@ class Potential(nn.Module):
 
         In training mode forces keep the graph for a second backward pass.
         """
+        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
+
+    def with_nll_gradient(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        batch: Tensor,
+        num_structures: int,
+        reduction: str,
+    ) -> tuple[Prediction, Tensor]:
+        """The prediction, and d(the structures' scores) / d(positions) [N,3] nat/A.
+
+        The score is the `reduction` "mean", "max" or "sum" of the `nll` of a structure's atoms; with "" there
+        is no gradient, [0,3]. The mixture must be fitted, the potential in evaluation mode.
+        """
+        if reduction != "" and self.training:
+            raise RuntimeError("the gradient of nll is for evaluation: call eval() first")
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "a potential takes gradients for its forces: call it outside of torch.no_grad()"
@@ -193,38 +225,35 @@ class Potential(nn.Module):
             edge_vec = edge_vec.detach().requires_grad_(True)
         energies, features = self.network(edge_vec, edge_index, atom_types)
         energy = sum_by_structure(energies, batch, num_structures)
-        keep = self.training
+        keep, with_score = self.training, reduction != ""
         more = self.variance_head is not None
-        gradient = _gradient(energy.sum(), edge_vec, keep, keep or more)
+        gradient = _gradient(energy.sum(), edge_vec, keep, keep or more or with_score)
         slope = edge_vec.new_zeros(0, edge_vec.shape[0], 3)
         variances, variance, sigma = energy.new_zeros(0), energy.new_zeros(0), energy.new_zeros(0)
         if self.variance_head is not None:
             variances = self.variance_head(features)
             variance = sum_by_structure(variances, batch, num_structures)
             sigma = torch.sqrt(variance)
-            slope = _gradient(sigma.sum(), edge_vec, keep, keep).unsqueeze(0)
+            slope = _gradient(sigma.sum(), edge_vec, keep, keep or with_score).unsqueeze(0)
         forces, virial, force_sigma, force_cov = derived(
             edge_index, edge_vec, gradient, slope, batch, num_structures, self.noise(variance)
         )
         nll = self.mixture(features)
+        of_score = edge_vec.new_zeros(0, 3)
+        if with_score:
+            cotangent = self.mixture.cotangent(features, batch, num_structures, reduction)
+            of_edges = _gradient((features * cotangent).sum(), edge_vec, False, False)
+            of_score = by_positions(edge_index, edge_vec.detach(), of_edges, batch, num_structures)
         if not self.training:
             energies, energy, features = energies.detach(), energy.detach(), features.detach()
             forces, virial, gradient = forces.detach(), virial.detach(), gradient.detach()
             variances, sigma = variances.detach(), sigma.detach()
             force_sigma, force_cov = force_sigma.detach(), force_cov.detach()
-        return Prediction(
-            energies,
-            energy,
-            forces,
-            virial,
-            gradient,
-            features,
-            nll,
-            variances,
-            sigma,
-            force_sigma,
+        prediction = Prediction(
+            energies, energy, forces, virial, gradient, features, nll, variances, sigma, force_sigma,
             force_cov,
-        )
+        )  # fmt: skip
+        return prediction, of_score
 
 
 def derived(
@@ -251,6 +280,16 @@ def derived(
     from_voigt = [0, 5, 4, 5, 1, 3, 4, 3, 2]
     covariance = blocks[:, from_voigt].view(-1, 3, 3) + diagonal.view(-1, 1, 1) * identity
     return forces, virial, torch.sqrt(blocks[:, :3].sum(1) / 3.0 + diagonal), covariance
+
+
+def by_positions(
+    edge_index: Tensor, edge_vec: Tensor, gradient: Tensor, batch: Tensor, num_structures: int
+) -> Tensor:
+    """gradient [E,3] with respect to edge_vec -> with respect to the positions [N,3]."""
+    none = gradient.new_zeros(0, gradient.shape[0], 3)
+    return -torch.ops.uqforce.force_variance(
+        edge_index, edge_vec, gradient.unsqueeze(0), none, batch, num_structures, False, 0
+    )[0]
 
 
 def _gradient(scalar: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
