@@ -161,7 +161,7 @@ def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
     arguments = ["--components", "2", "--projection", "2", "--test", str(labelled)]
     assert main(["fit", str(model), str(frames_file), *arguments]) == 0
     printed, fitted = capsys.readouterr().out, load_model(model)
-    ranking = fitted.card["mixture"]["ranking"][str(labelled)]
+    ranking = fitted.card["mixture"]["ranking"]["labelled.xyz"]
     assert [ranking[kind]["features"] for kind in ("stored", "all features")] == [2, 8]
     dataset = Dataset.build(read_frames(labelled), TYPES, CUTOFF)
     out = predict(fitted, collate([dataset[i] for i in range(12)]))

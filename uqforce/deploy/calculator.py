@@ -88,13 +88,13 @@ class Calculator(BaseCalculator):
         nll_threshold: largest `nll` of an atom that is trusted: a number, or the name of a quantile of the
             training atoms' scores that `uqforce fit` stored in the model, "q0.99", "q0.999" or "max".
         forces_uncertainty_threshold: largest `forces_uncertainty` of an atom that is trusted, eV/A.
-        nll_gradient: "mean", "max" or "sum": also compute the derivative by the positions of that score of
-            the structure; a force along it drives dynamics to what the model does not know.
         on_exceeded: "warn" (`UncertaintyWarning`) or "raise" (`UncertaintyExceeded`).
         names: whose names to give results in addition, with these packages' shapes: "ase" (none), "nequip"
             (`total_energy`, `atomic_energy`, `virial`, `node_features`), "mace" (`node_energy`, without the
             energies of free atoms; with a variance head `energy_var` and `forces_var` [N,3], variances of a
             model where MACE has those of a committee) or "metatomic" (`features`).
+        nll_gradient: "mean", "max" or "sum": also compute the derivative by the positions of that score of
+            the structure; a force along it drives dynamics to what the model does not know.
 
     Raises on use:
         DeployError: no atoms, an element the model does not know, positions or a cell that make no sense.
@@ -111,8 +111,8 @@ class Calculator(BaseCalculator):
         nll_threshold: float | str | None = None,
         forces_uncertainty_threshold: float | None = None,
         on_exceeded: Literal["warn", "raise"] = "warn",
-        nll_gradient: Literal["mean", "max", "sum"] | None = None,
         names: Literal["ase", "nequip", "mace", "metatomic"] = "ase",
+        nll_gradient: Literal["mean", "max", "sum"] | None = None,
     ):
         super().__init__()
         if on_exceeded not in ("warn", "raise"):

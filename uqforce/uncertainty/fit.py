@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,12 @@ def fit(
     potential = load_model(model)
     config = potential.config
     dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
+    names = [Path(path).name for path in test]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in test]
     tests = {
-        str(path): Dataset.build(read_frames(path, require=("forces",)), config.type_names, config.r_max)
-        for path in test
+        name: Dataset.build(read_frames(path, require=("forces",)), config.type_names, config.r_max)
+        for name, path in zip(names, test)
     }
     kept = f"{projection} principal components of the " if projection else ""
     print(
