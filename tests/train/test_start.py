@@ -15,7 +15,7 @@ LIKELIHOOD = {"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood",
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """A model file with a mixture, an imported card, and scales that were trained."""
+    """A model file with a projected mixture, an imported card, and scales that were trained."""
     potential = make_potential(
         type_names=["Au", "Cu", "H"],
         num_layers=2,
@@ -27,7 +27,7 @@ def source(tmp_path) -> Path:
     )
     potential.network.scale_shift.scales.data *= 1.5
     d = potential.network.num_last_features
-    potential.set_mixture(torch.zeros(1, d), torch.eye(d).unsqueeze(0), torch.zeros(1))
+    potential.set_mixture(torch.zeros(1, 1), torch.eye(1).unsqueeze(0), torch.zeros(1), torch.eye(d)[:, :1])
     potential.card = {"imported": {"from": "nequip 0.19.1"}, "thresholds": {"nll": {"max": 3.0}}}
     save_model(potential, tmp_path / "source.uqf")
     return tmp_path / "source.uqf"
