@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # uqforce as built in place, and the benchmarks
 
 import torch  # noqa: E402
-from timing import Case, ceilings, machine_facts, run_case  # noqa: E402
+from timing import Case, OtherWork, ceilings, machine_facts, run_case  # noqa: E402
 
 COLUMNS = {  # key of a row: heading, format
     "median_ms": ("ms", "10.3f"),
@@ -50,13 +49,13 @@ def main(name: str, only: str, seconds: float, quick: bool, output: str) -> None
     for case in importlib.import_module(name).cases():
         if only not in case.name or (quick and not case.quick):
             continue
-        load, threads = os.getloadavg()[0], torch.get_num_threads()
+        threads, others = torch.get_num_threads(), OtherWork()
         rows = run_case(case, seconds, name)
         entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}
         entry |= {
             "target": case.target,
             "against": case.against,
-            "load_average": round(load, 2),
+            "other_work": round(others.cores(), 2),
             "rows": rows,
         }
         if case.work is not None:

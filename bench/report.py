@@ -20,13 +20,13 @@ calls that alternate with the rivals' in one run; everyone counts with the best 
   of matrix products measured in the same run, over our time. What is counted stands in `bench/NAME.py`.
 - **peak**: what the first call adds to the memory in use, in fresh processes: ours / the rivals', least to
   most.
-- † the machine was busy with other work (load average more than half above the threads used): processor times
-  are given, which still suffer from shared caches and bandwidth.
+- † others (processes, or the machine's host) kept more than a quarter of a core busy meanwhile: processor
+  times are given, which still suffer from shared caches and bandwidth.
 """
 
 
 def busy(entry: dict) -> bool:
-    return entry["load_average"] > entry["threads"] + 0.5
+    return entry["other_work"] > 0.25
 
 
 def milliseconds(entry: dict, row: dict) -> float:
@@ -113,11 +113,11 @@ def section(result: dict) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     built = machine["uqforce"]
-    loads = [entry["load_average"] for entry in result["cases"]]
+    others = [entry["other_work"] for entry in result["cases"]]
     facts = (
         f"`{result['command']}` on {machine['cpu']}, {machine['cores']} cores ({built['instruction_set']}), "
         f"commit {machine['commit']}, torch {built['torch']}, Python {machine['python']}, {versions}; "
-        f"load average {min(loads)} to {max(loads)}."
+        f"others used {min(others)} to {max(others)} cores."
     )
     head = "| case | uqforce | fastest rival | times faster | ceiling | peak, MB |\n|---|---|---|---|---|---|"
     missing = sorted({row["rival"] for entry in result["cases"] for row in entry["rows"] if "error" in row})

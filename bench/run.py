@@ -4,7 +4,7 @@ Prints a table per case and writes bench/results/<machine>/NAME.json with the ma
 the file of --json. `ratio` is the time of a rival over ours. "ceiling" is the share of the time that the
 counted bytes or operations would take at the best bandwidth and matrix product measured in the same run.
 "CPU" is the time that the process's threads computed: with one thread less than "ms" by what the machine
-spent on others, with a busy machine the fairer figure. `load_average` counts the benchmark's own threads.
+spent on others, with a busy machine the fairer figure. `other_work` is the number of cores that others used.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import importlib
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import time
@@ -87,6 +88,25 @@ def measure(function: Callable[[], object]) -> tuple[float, float]:
     function()
     synchronize()
     return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+class OtherWork:
+    """How many cores other processes and other virtual machines have kept busy since this was made."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        """Clock, and seconds of all cores that neither idled nor worked for us and our ended children."""
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
+
+    def cores(self) -> float:
+        clock, busy = self._now()
+        return max(0.0, (busy - self.start[1]) / (clock - self.start[0]))
 
 
 @cache
