@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = {True: [], False: []}
     for item in items:  # the ops that have no CUDA kernel keep the CPU's
         op = ROOT / "csrc" / item.path.stem.removeprefix("test_")
-        cpu = item.get_closest_marker("cpu_kernels") or (op.is_dir() and not any(op.glob("cuda*.cu")))
+        cpu = item.get_closest_marker("cpu_kernels") or (op.is_dir() and not any(op.glob("cuda*")))
         chosen[not cpu].append(item)
     config.hook.pytest_deselected(items=chosen[False])
     items[:] = chosen[True]

@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce {
 
@@ -91,7 +90,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("type_weights_features", &meta_features);
   m.impl("type_weights_weight", &meta_weight);
 }
-
-UQFORCE_WITHOUT_CUDA("type_weights", "type_weights_features", "type_weights_weight")
 
 }  // namespace uqforce

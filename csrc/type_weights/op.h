@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "block_linear/op.h"
+#include "common/api.h"
 
 namespace uqforce {
 
@@ -23,8 +24,9 @@ at::Tensor type_weights_features(const at::Tensor& grad, const at::Tensor& weigh
 at::Tensor type_weights_weight(const at::Tensor& features, const at::Tensor& grad, at::IntArrayRef spec);
 
 // Throws unless dtypes, devices and shapes fit; features, weight and grad may be absent.
-void check_type_weights(const BlockSpec& spec, const c10::SymInt& num_features,
-                        const std::optional<at::Tensor>& features, const std::optional<at::Tensor>& weight,
-                        const std::optional<at::Tensor>& grad);
+UQFORCE_API void check_type_weights(const BlockSpec& spec, const c10::SymInt& num_features,
+                                    const std::optional<at::Tensor>& features,
+                                    const std::optional<at::Tensor>& weight,
+                                    const std::optional<at::Tensor>& grad);
 
 }  // namespace uqforce

@@ -13,6 +13,8 @@ from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
 from uqforce.deploy.errors import DeployError
 
+ENGINE_OPS = ("ghost_exchange", "ghost_exchange_vjp", "sum_over_ranks")  # called inside LAMMPS, on the CPU
+
 
 def choose_device(device: str) -> torch.device:
     """The device to run on; "auto" is CUDA where this machine and this build have it, else the CPU.
@@ -49,7 +51,7 @@ def without_cuda() -> str | None:
     build = build_info()
     if build["cuda_archs"] is None:
         return "was built without CUDA kernels (install it where nvcc is found)"
-    lacking = build["without_cuda"]
+    lacking = [op for op in build["without_cuda"] or () if op not in ENGINE_OPS]
     return f"has no CUDA kernel yet for {', '.join(lacking)}" if lacking else None
 
 
@@ -60,7 +62,8 @@ def _announce(device: torch.device) -> None:
 
 def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
-        return f"CUDA kernels on {torch.cuda.get_device_name(device)}"
+        name = torch.cuda.get_device_name(device)
+        return f"CUDA kernels on {name} (tested in emulation only so far, never on a GPU: compare with cpu)"
     return f"CPU kernels ({build_info()['instruction_set']}), {torch.get_num_threads()} threads"
 
 
