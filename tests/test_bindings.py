@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from uqforce import _C
 from uqforce.ops import BlockSpec, TensorProductSpec
@@ -69,6 +71,31 @@ def test_equals_the_op(name):
     assert len(direct) == len(op)
     for a, b in zip(direct, op):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "build_info"])
+def test_shapes_on_cuda_without_a_gpu(name):
+    """Values and gradients of fake CUDA tensors have the shapes and types of those on the CPU."""
+    op = getattr(torch.ops.uqforce, name)
+    expected = results_and_gradients(op, CALLS[name])
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def on_cuda(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        with mode:
+            fake = torch.empty(value.shape, dtype=value.dtype, device="cuda")
+        return fake.requires_grad_(value.requires_grad)
+
+    arguments = [on_cuda(value) for value in CALLS[name]]
+    with mode:
+        found = results_and_gradients(op, arguments)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected):
+        if isinstance(other, torch.Tensor):
+            assert one.device.type == "cuda" and one.dtype == other.dtype
+            sizes = [(a, b) for a, b in zip(one.shape, other.shape, strict=True) if isinstance(a, int)]
+            assert all(a == b for a, b in sizes) and (sizes or name == "neighbor_list")
 
 
 def test_errors_keep_their_type():

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_library_says_the_same_as_ours(library):
     assert info["cuda_archs"] is None and "gmm_nll" in info["without_cuda"]
     about_cuda = {key: info[key] for key in ("cuda_archs", "without_cuda")}
     assert info == uqforce.build_info() | about_cuda
+
+
+def test_cuda_tensors_in_a_build_without_cuda(library):
+    """One clear sentence, no fall-back."""
+    code = f"""
+        import torch
+        torch.ops.load_library({str(library)!r})
+        cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+        x = torch.zeros(1, 2)
+        torch.ops.uqforce.gmm_nll.default.redispatch(cuda, x, x, torch.eye(2)[None], torch.zeros(1))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    sentence = (
+        "NotImplementedError: uqforce was built without CUDA kernels for uqforce::gmm_nll: move the tensors"
+    )
+    assert sentence in done.stderr and done.returncode == 1
 
 
 def test_installed_package_is_found(library, tmp_path):
