@@ -28,7 +28,7 @@ demo: build
 
 test: build
 	$(PYTEST)
-	$(PYTEST) --emulate tests/ops
+	$(PYTEST) --emulate tests/ops tests/model/test_inference.py tests/model/test_potential.py
 
 test-slow: build
 	$(PYTEST) -m slow
