@@ -25,7 +25,6 @@ using conv::EdgesByCentre;
 using conv::kChunk;
 using tabulated::Columns;
 using tabulated::Edges;
-using tabulated::kSplineTerms;
 
 template <typename T>
 const tabulated::Kernels<T>& active_kernels() {
