@@ -10,7 +10,7 @@ from uqforce.deploy.export import export, sample_structure
 from uqforce.model import ModelConfig, Potential
 
 
-def build(dtype: str = "float64", mixture: bool = True, variance_head: bool = True) -> Potential:
+def build(dtype: str = "float64", mixture: bool = True, noise: str = "total") -> Potential:
     torch.manual_seed(0)
     config = ModelConfig(
         type_names=["H", "C", "O"],
@@ -21,7 +21,7 @@ def build(dtype: str = "float64", mixture: bool = True, variance_head: bool = Tr
         radial_mlp_width=16,
         avg_num_neighbors=10.0,
         dtype=dtype,
-        variance_head=variance_head,
+        noise=noise,
     )
     potential = Potential(config).eval()
     if mixture:
@@ -38,7 +38,7 @@ def build(dtype: str = "float64", mixture: bool = True, variance_head: bool = Tr
 
 @pytest.fixture(scope="session")
 def make_potential():
-    """`make_potential(dtype="float64", mixture=True, variance_head=True)`."""
+    """`make_potential(dtype="float64", mixture=True, noise="total")`."""
     return build
 
 

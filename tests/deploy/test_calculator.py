@@ -172,7 +172,7 @@ def test_under_no_grad(exported, crystal):
 
 
 def test_only_what_the_model_carries(make_potential, molecule):
-    molecule.calc = Calculator(make_potential(mixture=False, variance_head=False), device="cpu")
+    molecule.calc = Calculator(make_potential(mixture=False, noise="none"), device="cpu")
     molecule.get_forces()
     assert set(molecule.calc.results) == {"energy", "free_energy", "energies", "forces"}
     assert "nll" not in molecule.calc.implemented_properties

@@ -36,7 +36,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("uqforce", "
 def test_same_numbers_in_a_process_that_imports_torch_only(
     dtype, uncertain, tabulation, make_potential, fresh_process, tmp_path
 ):
-    potential = make_potential(dtype, mixture=uncertain, variance_head=uncertain)
+    potential = make_potential(dtype, mixture=uncertain, noise="total" if uncertain else "none")
     path, inputs, outputs = tmp_path / "model.pt", tmp_path / "inputs", tmp_path / "outputs"
     export(potential, path, tabulation)
     if tabulation is None and dtype == "float32":

@@ -186,7 +186,7 @@ def test_frames_between_the_limits_are_collected(calculator, molecule, tmp_path)
 
 
 def test_limits_on_what_the_model_lacks(make_potential, molecule, tmp_path):
-    plain = Calculator(make_potential(mixture=False, variance_head=False), device="cpu")
+    plain = Calculator(make_potential(mixture=False, noise="none"), device="cpu")
     with pytest.raises(DeployError, match="does not carry it"):
         run_md(plain, tmp_path, molecule, steps=1, halt={"nll": 3.0})
 

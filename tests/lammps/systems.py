@@ -23,7 +23,7 @@ def build(dtype: str = "float64", **changes) -> Potential:
         "radial_mlp_width": 16,
         "avg_num_neighbors": 10.0,
         "zbl": True,
-        "variance_head": True,
+        "noise": "total",
         "dtype": dtype,
     }
     potential = Potential(ModelConfig(**config | changes)).eval()

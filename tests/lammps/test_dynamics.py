@@ -114,7 +114,7 @@ def test_says_what_runs(lammps, models, tmp_path):
 
 def test_model_without_uncertainty(lammps, models, tmp_path):
     """What the model lacks cannot be had: nan, or an error of LAMMPS."""
-    model = models(variance_head=False)
+    model = models(noise="none")
     done = lammps(tmp_path, hot_molecule(tmp_path, model, "run 0\nprint 'extra $(c_u[1]) $(c_u[3])'"))
     assert re.search(r"^extra -?[\d.]+ nan$", done.stdout, re.M), done.stdout[-2000:]
     done = lammps(

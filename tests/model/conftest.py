@@ -6,4 +6,4 @@ from uqforce.model import Potential
 
 @pytest.fixture(params=[True, False], ids=["parity", "no-parity"])
 def potential(request) -> Potential:
-    return make_potential(parity=request.param, variance_head=True)
+    return make_potential(parity=request.param, noise="total")

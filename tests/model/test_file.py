@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.model.systems import evaluate, make_potential, random_system
-from uqforce.model import ModelFileError, load_model, save_model
+from uqforce.model import NOISE, ModelFileError, load_model, save_model
 from uqforce.model.file import FORMAT_VERSION
 
 
@@ -69,3 +69,24 @@ def test_not_a_model(tmp_path):
 def test_mixture_of_wrong_shape(potential):
     with pytest.raises(ValueError, match="does not fit"):
         potential.set_mixture(torch.zeros(2, 3), torch.zeros(2, 3, 3), torch.zeros(2))
+
+
+def test_a_file_of_a_variance_head_is_read(tmp_path):
+    """Formats 1 and 2 had one form of noise, its scalar gamma and no members."""
+    potential = make_potential(noise="total", gamma=1.7)
+    config = {k: v for k, v in potential.config.model_dump().items() if k not in NOISE} | {
+        "variance_head": True
+    }
+    tensors = {
+        name.replace("noise.head.", "variance_head.mlp.").replace("noise.gamma.", "variance_head."): value
+        for name, value in potential.state_dict().items()
+        if name not in ("noise.head.shift", "noise.log_gamma_strain")
+    }
+    tensors = {n: v[0].contiguous() if n.startswith("variance_head") else v for n, v in tensors.items()}
+    assert tensors["variance_head.log_gamma"].shape == ()
+    header = {"format_version": 1, "uqforce_version": "1", "config": config, "card": {}}
+    save_file(tensors, tmp_path / "old.uqf", metadata={"uqforce": json.dumps(header)})
+    system = random_system([5, 4], periodic=True)
+    loaded = evaluate(load_model(tmp_path / "old.uqf"), system)
+    for mine, theirs in zip(evaluate(potential, system), loaded):
+        assert torch.equal(mine, theirs)

@@ -7,13 +7,13 @@ from tests.model.systems import evaluate, make_potential, random_system
 from uqforce.model import InferencePotential
 from uqforce.model.gate import Gate
 from uqforce.model.linear import ScalarMLP
-from uqforce.model.potential import VarianceHead
+from uqforce.model.noise.terms import Head
 
 VARIANTS = {
     "plain": {"parity": False},
-    "parity": {"parity": True, "variance_head": True},
+    "parity": {"parity": True, "noise": "total"},
     "options": {
-        "variance_head": True,
+        "noise": "total",
         "zbl": True,
         "readout_mlp_hidden_layers_depth": 2,
         "radial_mlp_depth": 2,
@@ -132,12 +132,12 @@ def test_vjp_equals_autograd(module, dim_in, dim_out):
         torch.testing.assert_close(got[k], torch.autograd.grad(out, x, cotangents[k], retain_graph=True)[0])
 
 
-def test_vjp_of_the_variance_head_equals_autograd():
-    head = VarianceHead(5, torch.float64)
-    features = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    cotangents = torch.randn(2, 6, dtype=torch.float64)
-    variances = head(features)
-    got = head.vjp(features.detach(), cotangents)
-    for k in range(2):
-        (want,) = torch.autograd.grad(variances, features, cotangents[k], retain_graph=True)
-        torch.testing.assert_close(got[k], want)
+def test_slope_of_a_head_equals_autograd():
+    head = Head(2, [5, 4, 3, 1], 3, torch.float64)
+    x, types = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), torch.arange(6) % 3
+    torch.nn.init.normal_(head.shift)
+    value, slope = head.with_slope(x.detach(), types)
+    want = head(x, types)
+    torch.testing.assert_close(value, want)
+    for m in range(2):
+        torch.testing.assert_close(slope[m], torch.autograd.grad(want[m].sum(), x, retain_graph=True)[0])

@@ -157,7 +157,7 @@ def test_cutoff_is_smooth(potential):
 def test_force_uncertainty_follows_the_energy_variance(potential):
     """Cov(F_i) = d_i sigma d_i sigma^T + gamma^2 s I, by finite differences of sigma."""
     with torch.no_grad():
-        potential.variance_head.log_gamma.fill_(0.3)
+        potential.noise.gamma.log_gamma.fill_(0.3)
     system = random_system([6], periodic=False)
     prediction = evaluate(potential, system)
 

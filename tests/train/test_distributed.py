@@ -25,7 +25,7 @@ def test_two_processes_equal_one(settings, write_config, tmp_path, loss):
     """Shares of 3 and 2 structures, and of 1 and none in the last step; float64."""
     kind = {"kind": loss}
     settings["data"]["split"] = {"validation": 4, "train": 11}
-    settings["model"] |= {"dtype": "float64", "variance_head": loss == "likelihood"}
+    settings["model"] |= {"dtype": "float64", "noise": "total" if loss == "likelihood" else "none"}
     settings["loss"] = {"energy": kind, "forces": {**kind, "weight": 10.0}, "stress": {"weight": 1.0}}
     settings |= {"epochs": 2, "clip": 1.0}
     directories = []

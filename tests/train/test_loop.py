@@ -43,7 +43,7 @@ def trainer(config, frames_file, tmp_path) -> Trainer:
 def test_training_learns(settings, kind, optimizer):
     one = {"kind": kind, "delta": 0.1}
     settings["loss"] = {"energy": one, "forces": {**one, "weight": 10.0}}
-    settings["model"]["variance_head"] = kind == "likelihood"
+    settings["model"]["noise"] = "total" if kind == "likelihood" else "none"
     settings |= {"epochs": 20, "optimizer": {"kind": optimizer, "lr": 0.01}, "ema": None}
     train(TrainConfig.parse(settings))
     history = rows(settings["output"])

@@ -199,7 +199,7 @@ def test_structures_without_a_cell_need_no_stress(prediction, batch):
     assert torch.isfinite(total_loss(terms, tally[3], config("mse")))
 
 
-def test_likelihood_without_a_variance_head_says_what_to_do(prediction, batch):
+def test_likelihood_without_noise_says_what_to_do(prediction, batch):
     without = prediction._replace(energy_uncertainty=torch.zeros(0), forces_covariance=torch.zeros(0))
-    with pytest.raises(LossError, match=r"loss\.energy\.kind.*variance_head"):
+    with pytest.raises(LossError, match=r"loss\.energy\.kind.*model\.noise"):
         measure(without, batch, config("likelihood"))

@@ -40,7 +40,7 @@ def tuning(settings, source) -> dict:
 
 
 def with_head(tuning: dict, **model) -> dict:
-    return {**tuning, "model": {**tuning["model"], "variance_head": True, **model}, "loss": LIKELIHOOD}
+    return {**tuning, "model": {**tuning["model"], "noise": "total", **model}, "loss": LIKELIHOOD}
 
 
 def test_the_file_is_the_configuration(tuning, source):
@@ -79,7 +79,7 @@ def test_a_new_head_on_a_frozen_network(tuning, source):
     assert ours.energy_uncertainty.numel() == 2 and after.card["thresholds"] == before.card["thresholds"]
     still = {**with_head(tuning, freeze=True), "output": tuning["output"] + "2", "optimizer": {"lr": 1e-12}}
     untrained = load_model(train(TrainConfig.parse(still)))
-    assert (untrained.variance_head.mlp.last.weight - after.variance_head.mlp.last.weight).abs().max() > 1e-3
+    assert (untrained.noise.head.last.weight - after.noise.head.last.weight).abs().max() > 1e-3
 
 
 def test_a_new_head_on_a_free_network(tuning, source):
@@ -88,8 +88,8 @@ def test_a_new_head_on_a_free_network(tuning, source):
     # a head that is there is taken over
     again = with_head(tuning, start=str(Path(tuning["output"]) / "best.uqf"), freeze=True)
     again |= {"output": tuning["output"] + "2", "optimizer": {"lr": 1e-12}}
-    head = load_model(train(TrainConfig.parse(again))).variance_head
-    for ours, theirs in zip(head.parameters(), after.variance_head.parameters()):
+    head = load_model(train(TrainConfig.parse(again))).noise
+    for ours, theirs in zip(head.parameters(), after.noise.parameters()):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
@@ -114,8 +114,8 @@ def test_resumed_bitwise(tuning):
     [
         ({"start": "missing.uqf"}, "model: model file missing.uqf does not exist"),
         ({"preset": "S"}, "preset: S and start exclude each other"),
-        ({"freeze": True}, "set variance_head: true"),
-        ({"freeze": True, "variance_head": True}, "loss.energy.kind or loss.forces.kind: likelihood"),
+        ({"freeze": True}, "set noise: local"),
+        ({"freeze": True, "noise": "total"}, "loss.energy.kind or loss.forces.kind: likelihood"),
         ({"start": None, "freeze": True, "r_max": 3.5}, "name one"),
         (
             {"per_type_energy_shifts": {"Au": 0.0, "Cu": 0.0}},

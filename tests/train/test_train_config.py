@@ -40,7 +40,7 @@ def with_field(dotted: str, value) -> dict:
         ("loss.forces.kind", "mae", r"loss\.forces\.kind: 'mae'"),
         ("loss.stress.kind", "likelihood", r"loss: .*no stress variance"),
         ("loss", {p: {"weight": 0} for p in ("energy", "forces", "stress")}, "all weights are 0"),
-        ("loss.energy.kind", "likelihood", r"loss\.energy\.kind.*variance_head"),
+        ("loss.energy.kind", "likelihood", r"loss\.energy\.kind.*model\.noise"),
     ],
 )
 def test_errors_name_the_field_the_value_and_the_fix(field, value, message):

@@ -42,7 +42,7 @@ def arguments(system):
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "max", "sum"])
 def test_gradient_is_the_derivative_of_the_score(reduction, projected, tabulated):
-    potential = fitted(projected, variance_head=True)
+    potential = fitted(projected, noise="total")
     potential = InferencePotential(potential) if tabulated else potential
     system = random_system([6, 4], periodic=True)
 
@@ -64,7 +64,7 @@ def test_gradient_is_the_derivative_of_the_score(reduction, projected, tabulated
 
 @pytest.mark.parametrize("tabulated", [False, True])
 def test_prediction_beside_the_gradient_is_the_same(tabulated):
-    potential = fitted(False, variance_head=True)
+    potential = fitted(False, noise="total")
     potential = InferencePotential(potential) if tabulated else potential
     system = random_system([5, 3], periodic=True)
     want = evaluate(potential, system)

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from importlib import resources
 from pathlib import Path
-from typing import Any, Dict, Final  # noqa: UP035  (TorchScript reads Dict)
+from typing import Any, Dict, Final, List  # noqa: UP035  (TorchScript reads them)
 
 import torch
 from torch import Tensor
@@ -35,6 +35,12 @@ FORMAT_VERSION = 2  # 2: `domain`, which parallel engines call
 # differs from float64.
 TOLERANCE = 1e-6
 TOLERANCE_OPTIMISED = {"float64": 1e-6, "float32": 1e-5}
+
+
+def _with_parts(name: str) -> list[str]:
+    return [name, f"{name}_aleatoric", f"{name}_epistemic"]
+
+
 UNITS = {
     "energies": "eV",
     "energy": "eV",
@@ -43,10 +49,17 @@ UNITS = {
     "virial": "eV",
     "features": "1",
     "nll": "nat",
-    "energy_uncertainty": "eV",
     "energies_variance": "eV^2",
-    "forces_uncertainty": "eV/A",
-    "forces_covariance": "eV^2/A^2",
+    **dict.fromkeys(_with_parts("energy_uncertainty"), "eV"),
+    **dict.fromkeys(_with_parts("forces_uncertainty"), "eV/A"),
+    **dict.fromkeys(_with_parts("forces_covariance"), "eV^2/A^2"),
+    "energy_forces_covariance": "eV^2/A",
+    **dict.fromkeys(_with_parts("virial_covariance"), "eV^2"),
+    "energy_ensemble": "eV",
+    "forces_ensemble": "eV/A",
+    "virial_ensemble": "eV",
+    "llpr": "1",
+    "forces_error": "eV/A",
 }
 
 
@@ -66,7 +79,6 @@ class ExportedPotential(torch.nn.Module):
     """
 
     has_mixture: Final[bool]
-    has_variance: Final[bool]
     has_tables: Final[bool]
 
     def __init__(self, potential: Potential, tabulation: float | None = None):
@@ -78,8 +90,12 @@ class ExportedPotential(torch.nn.Module):
         self.tabulation = {} if tabulation == 0 else self.potential.tabulation
         self.has_tables = tabulation != 0
         self.has_mixture = potential.mixture.means.shape[0] > 0
-        self.has_variance = potential.variance_head is not None
         self.eval()
+        # What has no elements for two structures of many atoms is not carried.
+        prediction = self.potential(*sample_structure(self.potential))
+        self.carries: List[str] = [  # noqa: UP006
+            name for name, value in prediction._asdict().items() if value.numel() > 0
+        ]
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
@@ -106,23 +122,37 @@ class ExportedPotential(torch.nn.Module):
 
     def carried(self, prediction: Prediction) -> Dict[str, Tensor]:  # noqa: UP006
         """The prediction's tensors that the model carries."""
-        out = {
+        every = {
             "energies": prediction.energies,
             "energy": prediction.energy,
             "forces": prediction.forces,
             "virial": prediction.virial,
             "edge_gradient": prediction.edge_gradient,
             "features": prediction.features,
+            "nll": prediction.nll,
+            "energies_variance": prediction.energies_variance,
+            "energy_uncertainty": prediction.energy_uncertainty,
+            "energy_uncertainty_aleatoric": prediction.energy_uncertainty_aleatoric,
+            "energy_uncertainty_epistemic": prediction.energy_uncertainty_epistemic,
+            "forces_uncertainty": prediction.forces_uncertainty,
+            "forces_uncertainty_aleatoric": prediction.forces_uncertainty_aleatoric,
+            "forces_uncertainty_epistemic": prediction.forces_uncertainty_epistemic,
+            "forces_covariance": prediction.forces_covariance,
+            "forces_covariance_aleatoric": prediction.forces_covariance_aleatoric,
+            "forces_covariance_epistemic": prediction.forces_covariance_epistemic,
+            "energy_forces_covariance": prediction.energy_forces_covariance,
+            "virial_covariance": prediction.virial_covariance,
+            "virial_covariance_aleatoric": prediction.virial_covariance_aleatoric,
+            "virial_covariance_epistemic": prediction.virial_covariance_epistemic,
+            "energy_ensemble": prediction.energy_ensemble,
+            "forces_ensemble": prediction.forces_ensemble,
+            "virial_ensemble": prediction.virial_ensemble,
+            "llpr": prediction.llpr,
+            "forces_error": prediction.forces_error,
         }
-        if self.has_mixture:
-            out["nll"] = prediction.nll
-        if self.has_variance:
-            out["energies_variance"] = prediction.energies_variance
-            out["energy_uncertainty"] = prediction.energy_uncertainty
-            out["forces_uncertainty"] = prediction.forces_uncertainty
-            out["forces_covariance"] = prediction.forces_covariance
-        for name in out.keys():  # noqa: SIM118  (TorchScript)
-            out[name] = out[name].data
+        out: Dict[str, Tensor] = {}  # noqa: UP006
+        for name in self.carries:
+            out[name] = every[name].data
         return out
 
     @torch.jit.export
@@ -132,13 +162,18 @@ class ExportedPotential(torch.nn.Module):
         """One process's share of a structure, for parallel engines; see `InferencePotential.domain`."""
         if self.has_tables:
             prediction = self.potential.domain(edge_vec, edge_index, atom_types, num_owned, exchange)
-            out = {"energies": prediction.energies, "edge_gradient": prediction.edge_gradient}
-            if self.has_mixture:
-                out["nll"] = prediction.nll
-            if self.has_variance:
-                out["energies_variance"] = prediction.energies_variance
-                out["energy_uncertainty"] = prediction.energy_uncertainty
-                out["forces_uncertainty"] = prediction.forces_uncertainty
+            every = {
+                "energies": prediction.energies,
+                "edge_gradient": prediction.edge_gradient,
+                "nll": prediction.nll,
+                "energies_variance": prediction.energies_variance,
+                "energy_uncertainty": prediction.energy_uncertainty,
+                "forces_uncertainty": prediction.forces_uncertainty,
+            }
+            out: Dict[str, Tensor] = {}  # noqa: UP006
+            for name in self.carries:
+                if name in every:
+                    out[name] = every[name]
             return out
         else:
             raise RuntimeError("the file holds radial networks: export it without --tabulation 0")
@@ -382,7 +417,7 @@ def run_nequip(args: argparse.Namespace) -> int:
     potential = load_model(args.model)
     export_nequip(potential, args.output)
     print(f"{args.output}: a checkpoint of nequip, open it with nequip.model.ModelFromCheckpoint")
-    heads = {"mixture": potential.mixture.means.shape[0] > 0, "variance head": potential.config.variance_head}
+    heads = {"mixture": potential.mixture.means.shape[0] > 0, "noise": potential.config.noise != "none"}
     if left := [name for name, present in heads.items() if present]:
         print(f"nequip has no place for the {' and the '.join(left)}, which stay behind")
     print("checked: nequip reads the same weights from it")

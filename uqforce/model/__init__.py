@@ -1,13 +1,16 @@
 """NequIP's architecture, its uncertainty heads and its files."""
 
-from uqforce.model.config import PRESETS, ModelConfig
+from uqforce.model.config import NOISE, PRESETS, ModelConfig
 from uqforce.model.file import ModelFileError, load_model, save_model
 from uqforce.model.inference import InferencePotential
+from uqforce.model.mixture import Mixture
 from uqforce.model.network import Network
-from uqforce.model.potential import Mixture, Potential, Prediction
+from uqforce.model.potential import Potential
+from uqforce.model.prediction import Prediction
 from uqforce.model.sample import sample_structure
 
 __all__ = [
+    "NOISE",
     "PRESETS",
     "InferencePotential",
     "Mixture",

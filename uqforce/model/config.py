@@ -21,6 +21,10 @@ _PRESET_COMMON = {
 }
 
 
+NOISE = ("noise", "gamma", "gamma_kind", "white_energy", "project_net_force")
+"""Fields of the noise, none of the network's."""
+
+
 class ModelConfig(BaseModel):
     """Architecture of a potential. Field names and defaults follow nequip 0.19's `NequIPGNNModel`."""
 
@@ -64,10 +68,22 @@ class ModelConfig(BaseModel):
     per_type_energy_scales_trainable: bool = Field(False, description="train the scales")
     per_type_energy_shifts_trainable: bool = Field(False, description="train the shifts")
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark repulsion")
-    variance_head: bool = Field(
-        False,
-        description="predict energy variances, and from them force variances (coherent noise, `total`)",
+    noise: Literal["none", "total", "local", "local-deep", "white"] = Field(
+        "none",
+        description="noise of the labels: total (coherent, structures of like size), local (coherent, any "
+        "size), local-deep (of the last features, for reports), white (energies and forces apart)",
     )
+    gamma: float | None = Field(
+        None, gt=0, description="inverse length over which coherent noise changes, 1/A, or where it starts"
+    )
+    gamma_kind: Literal["constant", "learned", "output"] = Field(
+        "learned",
+        description="gamma as given, learned (local: one per type), or an output of the network (total only)",
+    )
+    white_energy: Literal["mean", "sum", "rss"] = Field(
+        "mean", description="white: the energy's standard deviation from its atoms' numbers"
+    )
+    project_net_force: bool = Field(False, description="total: no noise of the net force")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision inside the network")
 
     @classmethod
@@ -107,7 +123,15 @@ class ModelConfig(BaseModel):
         if min(self.per_type("avg_num_neighbors", 1.0)) <= 0:
             raise ValueError(f"avg_num_neighbors {self.avg_num_neighbors} must be positive")
         self.cutoff_table()
+        self._consistent_noise()
         return self
+
+    def _consistent_noise(self) -> None:
+        if self.gamma_kind == "constant" and self.gamma is None:
+            raise ValueError("gamma_kind constant takes gamma as it is given: give gamma, 1/A")
+        for field, value in (("gamma_kind", "output"), ("project_net_force", True)):
+            if getattr(self, field) == value and self.noise != "total":
+                raise ValueError(f"{field} {value} is for noise total, not {self.noise}")
 
     def per_type(self, field: str, default: float) -> list[float]:
         """The value of a field that is given overall, per type or not at all (`default`), one per type."""

@@ -1,6 +1,7 @@
 """Embedding of edges: spherical harmonics of the direction, Bessel functions of the length, smooth cutoff."""
 
 import math
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,16 @@ def polynomial_cutoff_slope(x: Tensor, p: float) -> Tensor:
     """Derivative of `polynomial_cutoff` by x."""
     factor = p * (p + 1.0) * (p + 2.0) / 2.0
     return -factor * torch.pow(x, p - 1.0) * (1.0 - x).square() * (x < 1.0)
+
+
+class Edges(NamedTuple):
+    """Edges as a network sees them. With `slope`, `basis` and `slope` are those of evenly spaced nodes."""
+
+    vec: Tensor  # [E,3] A
+    sh: Tensor  # [E, (l_max+1)^2], spherical harmonics
+    scaled_length: Tensor  # [E,1], length / cutoff
+    basis: Tensor  # [E, num_bessels] or [nodes, num_bessels], radial basis
+    slope: Optional[Tensor]  # noqa: UP045  (TorchScript) [nodes, num_bessels], its derivative
 
 
 class EdgeEmbedding(nn.Module):

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from uqforce._version import __version__
-from uqforce.model.config import ModelConfig
+from uqforce.model.config import NOISE, ModelConfig
 from uqforce.model.potential import Potential
 
-FORMAT_VERSION = 2  # 1 lacks the mixture's projection; a model without one is written as 1
+FORMAT_VERSION = 3  # 1 lacks the mixture's projection, 2 the noise; a model without is written as such
 
 
 class ModelFileError(ValueError):
@@ -38,14 +38,29 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 
 def save_model(potential: Potential, path: str | os.PathLike) -> None:
     """Write configuration, card, weights and mixture to `path` (`.uqf`), atomically."""
+    noisy = potential.config.noise != "none"
     header = {
-        "format_version": 1 if potential.mixture.projection is None else 2,
+        "format_version": 3 if noisy else 1 if potential.mixture.projection is None else 2,
         "uqforce_version": __version__,
-        "config": potential.config.model_dump(),
+        "config": potential.config.model_dump(exclude=None if noisy else set(NOISE)),
         "card": potential.card,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"uqforce": json.dumps(header)}))
+
+
+def upgrade(config: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Bring a file of format 1 or 2 to format 3, where `variance_head` is a form of noise, `total`."""
+    if "variance_head" not in config:
+        return
+    config["noise"] = "total" if config.pop("variance_head") else "none"
+    for name in [name for name in tensors if name.startswith("variance_head.")]:
+        tensor, name = tensors.pop(name), name.removeprefix("variance_head.")
+        name = name.replace("mlp.", "head.") if name != "log_gamma" else "gamma.log_gamma"
+        tensors[f"noise.{name}"] = tensor.unsqueeze(0)
+    if config["noise"] == "total":
+        tensors["noise.head.shift"] = torch.zeros(1, len(config["type_names"]), dtype=torch.float64)
+        tensors["noise.log_gamma_strain"] = torch.zeros(1, dtype=torch.float64)
 
 
 def load_model(
@@ -77,6 +92,7 @@ def load_model(
             f"{path} has model format {header['format_version']} (uqforce {header['uqforce_version']}); this "
             f"uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
         )
+    upgrade(header["config"], tensors)
     config = ModelConfig(**header["config"])
     if dtype is not None:
         config = ModelConfig(**{**header["config"], "dtype": dtype})

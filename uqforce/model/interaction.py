@@ -4,6 +4,7 @@ import torch
 from e3nn.o3 import Irrep, Irreps
 from torch import Tensor, nn
 
+from uqforce.model.embedding import Edges
 from uqforce.model.gate import Gate
 from uqforce.model.linear import IrrepsLinear, ScalarMLP
 from uqforce.ops import BlockSpec, TensorProductSpec
@@ -81,29 +82,21 @@ class Interaction(nn.Module):
         )
 
     def forward(
-        self,
-        x: Tensor,
-        edge_sh: Tensor,
-        edge_basis: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        type_features: Tensor,
-        node_slope: Tensor | None = None,
-        scaled_length: Tensor | None = None,
+        self, x: Tensor, edges: Edges, edge_index: Tensor, atom_types: Tensor, type_features: Tensor
     ) -> Tensor:
         """x [N, irreps_in.dim] -> [N, irreps_out.dim].
 
-        With `node_slope` and `scaled_length` [E,1], `edge_basis` and `node_slope` are the radial basis and
-        its derivative at evenly spaced nodes: the radial network is evaluated there and interpolated.
+        Where the edges have a `slope`, the radial network is evaluated at nodes and interpolated.
         """
-        if node_slope is not None and scaled_length is not None:
-            table, slope = self.radial.with_slope(edge_basis, node_slope)
-            edge_weight = torch.ops.uqforce.radial_interpolation(table, slope, scaled_length)
+        node_slope = edges.slope
+        if node_slope is not None:
+            table, slope = self.radial.with_slope(edges.basis, node_slope)
+            edge_weight = torch.ops.uqforce.radial_interpolation(table, slope, edges.scaled_length)
         else:
-            edge_weight = self.radial(edge_basis)
+            edge_weight = self.radial(edges.basis)
         messages = self.linear_in(x) * torch.nn.functional.embedding(atom_types, self.neighbor_norm)
         messages = torch.ops.uqforce.tensor_product_conv(
-            messages, edge_sh, edge_weight, edge_index, self.spec
+            messages, edges.sh, edge_weight, edge_index, self.spec
         )
         out = self.linear_out(messages)
         if self.self_connection is not None:

@@ -7,7 +7,7 @@ from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
-from uqforce.model.embedding import EdgeEmbedding
+from uqforce.model.embedding import EdgeEmbedding, Edges
 from uqforce.model.interaction import Interaction
 from uqforce.model.linear import ScalarMLP
 from uqforce.model.zbl import ZBL
@@ -83,28 +83,26 @@ class Network(nn.Module):
 
         The features are the scalars immediately before the last linear map to the atomic energy.
         """
+        return self.propagate(self.embed(edge_vec, edge_index, atom_types), edge_index, atom_types)
+
+    def embed(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Edges:
+        """The edges as the layers see them."""
         # Lengths rounded to float32 would cost a digit in stresses; in training that does not matter.
-        edge_vec = edge_vec.to(self.dtype if self.training else torch.float64)
-        node_slope: Tensor | None = None
-        if self.training and 0 < self.radial_nodes < edge_vec.shape[0]:
-            edge_sh, scaled_length = self.edge_embedding.geometry(edge_vec, edge_index, atom_types)
-            edge_basis, node_slope = self.edge_embedding.node_basis(self.radial_nodes)
-        else:
-            edge_sh, edge_basis, scaled_length = self.edge_embedding(edge_vec, edge_index, atom_types)
+        vec = edge_vec.to(self.dtype if self.training else torch.float64)
+        if self.training and 0 < self.radial_nodes < vec.shape[0]:
+            edge_sh, scaled_length = self.edge_embedding.geometry(vec, edge_index, atom_types)
+            basis, slope = self.edge_embedding.node_basis(self.radial_nodes)
+            return Edges(vec, edge_sh, scaled_length, basis, slope)
+        edge_sh, basis, scaled_length = self.edge_embedding(vec, edge_index, atom_types)
+        return Edges(vec, edge_sh, scaled_length, basis, None)
+
+    def propagate(self, edges: Edges, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of embedded edges."""
         x = torch.nn.functional.embedding(atom_types, self.type_embedding)
         for layer in self.layers:
-            x = layer(
-                x,
-                edge_sh,
-                edge_basis,
-                edge_index,
-                atom_types,
-                self.type_embedding,
-                node_slope,
-                scaled_length,
-            )
+            x = layer(x, edges, edge_index, atom_types, self.type_embedding)
         features = self.readout.hidden(x)
         energies = self.scale_shift(self.readout.last(features).squeeze(1), atom_types)
         if self.zbl is not None:
-            energies = energies + self.zbl(edge_vec, scaled_length, edge_index, atom_types)
+            energies = energies + self.zbl(edges.vec, edges.scaled_length, edge_index, atom_types)
         return energies, features

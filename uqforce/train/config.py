@@ -77,16 +77,16 @@ class TrainConfig(Section):
     def _likelihood_needs_a_variance(self) -> TrainConfig:
         kinds = {name: getattr(self.loss, name).kind for name in ("energy", "forces")}
         asked = [f"loss.{name}.kind" for name, kind in kinds.items() if kind == "likelihood"]
-        if asked and not self.model.variance_head:
+        if asked and not self.model.has_noise:
             raise ValueError(
-                f"{' and '.join(asked)}: likelihood needs the model's variance, set model.variance_head: true"
+                f"{' and '.join(asked)}: likelihood needs noise in the model, set model.noise: local"
             )
         seen = [
             name for name, kind in kinds.items() if kind == "likelihood" and getattr(self.loss, name).weight
         ]
         if self.model.freeze and not seen:
             raise ValueError(
-                "model.freeze: true leaves the variance head to train, which only a likelihood sees: set "
+                "model.freeze: true leaves the noise to train, which only a likelihood sees: set "
                 "loss.energy.kind or loss.forces.kind: likelihood"
             )
         return self

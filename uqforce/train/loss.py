@@ -102,8 +102,8 @@ def block_nll(residual: Tensor, covariance: Tensor) -> Tensor:
 def _need(value: Tensor, name: str, field: str) -> Tensor:
     if value.numel() == 0:
         raise LossError(
-            f"loss.{field}.kind is 'likelihood', but the model predicts no {name}: give it a variance head "
-            f"(model.variance_head: true) or set loss.{field}.kind to 'mse' or 'huber'"
+            f"loss.{field}.kind is 'likelihood', but the model predicts no {name}: give it a model of the "
+            f"noise (model.noise: local, or total) or set loss.{field}.kind to 'mse' or 'huber'"
         )
     return value
 

@@ -123,7 +123,7 @@ class DataConfig(Section):
 class PropertyLoss(Section):
     kind: Literal["mse", "huber", "likelihood"] = Field(
         "mse",
-        description="mse, huber, or likelihood (Gaussian of the model's variance; needs model.variance_head)",
+        description="mse, huber, or likelihood (Gaussian of the model's variance; needs model.noise)",
     )
     weight: float = Field(1.0, ge=0, description="factor of this property's mean loss; 0 leaves it out")
     delta: float = Field(
@@ -245,9 +245,13 @@ class _ModelSection(Section):
     def _freeze_needs_start(self) -> _ModelSection:
         if self.freeze and self.start is None:
             raise ValueError("freeze: true keeps the network of the model that `start` names: name one")
-        if self.freeze and not self.variance_head:
-            raise ValueError("freeze: true leaves only heads to train: set variance_head: true")
+        if self.freeze and not self.has_noise:
+            raise ValueError("freeze: true leaves only the noise to train: set noise: local")
         return self
+
+    @property
+    def has_noise(self) -> bool:
+        return self.noise not in (None, "none")
 
     def resolve(
         self, type_names: list[str], avg_num_neighbors: float, scales: float, shifts: dict[str, float]

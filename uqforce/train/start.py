@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from uqforce.model import ModelConfig, Potential, load_model
+from uqforce.model import NOISE, ModelConfig, Potential, load_model
 from uqforce.train.checkpoint import sha256
 from uqforce.train.sections import ConfigError
 
 log = logging.getLogger("uqforce.train")
 MAY_DIFFER = {
-    "variance_head",
+    *NOISE,
     "dtype",
     "bessel_trainable",
     "per_type_energy_scales",

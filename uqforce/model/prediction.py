@@ -1,0 +1,247 @@
+"""What a potential says, and how it follows from energies, noise and their derivatives by the edges."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a batch of structures. A tensor that the model does not carry has no elements.
+
+    Shapes: N atoms, B structures, E edges, D features, M members. eV and A; float64 except the features.
+    `*_aleatoric` is the noise of the data, `*_epistemic` the disagreement of members, and the name alone both
+    together. Virial covariances are in ASE's Voigt order, xx yy zz yz xz xy.
+    """
+
+    energies: Tensor  # [N]
+    energy: Tensor  # [B]
+    forces: Tensor  # [N,3]
+    virial: Tensor  # [B,3,3]; stress = -virial / volume
+    edge_gradient: Tensor  # [E,3], d(total energy) / d(edge_vec)
+    features: Tensor  # [N,D]
+    nll: Tensor  # [N], mixture score
+    energies_variance: Tensor  # [N], sums to the square of energy_uncertainty_aleatoric
+    energy_uncertainty: Tensor  # [B]
+    energy_uncertainty_aleatoric: Tensor  # [B]
+    energy_uncertainty_epistemic: Tensor  # [B]
+    forces_uncertainty: Tensor  # [N], sqrt(trace of the covariance / 3)
+    forces_uncertainty_aleatoric: Tensor  # [N]
+    forces_uncertainty_epistemic: Tensor  # [N]
+    forces_covariance: Tensor  # [N,3,3]
+    forces_covariance_aleatoric: Tensor  # [N,3,3]
+    forces_covariance_epistemic: Tensor  # [N,3,3]
+    energy_forces_covariance: Tensor  # [N,3], of an atom's force with its structure's energy
+    virial_covariance: Tensor  # [B,6,6]; of the stress: divided by the square of the volume
+    virial_covariance_aleatoric: Tensor  # [B,6,6]
+    virial_covariance_epistemic: Tensor  # [B,6,6]
+    energy_ensemble: Tensor  # [M,B]
+    forces_ensemble: Tensor  # [M,N,3]
+    virial_ensemble: Tensor  # [M,B,3,3]
+    llpr: Tensor  # [N], last-layer rigidity
+    forces_error: Tensor  # [N], expected error of the atom's force
+
+
+class DomainPrediction(NamedTuple):
+    """What one process of many says of its own n atoms, of the whole structure's energy, and of its edges."""
+
+    energies: Tensor  # [n]
+    edge_gradient: Tensor  # [E,3]
+    features: Tensor  # [n,D]
+    nll: Tensor  # [n]
+    energies_variance: Tensor  # [n]
+    energy_uncertainty: Tensor  # [1], of the whole structure
+    forces_uncertainty: Tensor  # [n]
+
+
+class Evaluation(NamedTuple):
+    """What a prediction is made of: M members, n atoms that count, B structures, E edges, D features.
+
+    Of a member without noise the fields of noise have M = 0 rows. Float64 except the features.
+    """
+
+    energies: Tensor  # [M,n]
+    gradients: Tensor  # [M,E,3], of the structures' energies by the edges
+    features: Tensor  # [n,D]
+    variances: Tensor  # [M,n] atoms' shares of the energies' variance; no rows where it has no shares
+    variance: Tensor  # [M,B] of the structures' energies
+    diagonal: Tensor  # [M,n] of a force component's own noise
+    strain: Tensor  # [M,B] of the virial's diagonal's own noise
+    slopes: (
+        Tensor  # [K,E,3], K = P M: of the noise's standard deviations by the edges, P probes of each member
+    )
+    halves: Tensor  # [M,E,3], of half the energies' variance by the edges
+
+
+def sum_by_structure(values: Tensor, batch: Tensor, num_structures: int) -> Tensor:
+    """values [N, ...] -> [B, ...], summed over the rows of each structure."""
+    return values.new_zeros([num_structures] + list(values.shape[1:])).index_add(0, batch, values)
+
+
+def sum_of_members(values: Tensor, batch: Tensor, num_structures: int) -> Tensor:
+    """values [M,N] -> [M,B], summed over the atoms of each structure."""
+    return values.new_zeros(values.shape[0], num_structures).index_add(1, batch, values)
+
+
+def by_positions(
+    edge_index: Tensor, edge_vec: Tensor, gradient: Tensor, batch: Tensor, num_structures: int
+) -> Tensor:
+    """gradient [E,3] with respect to edge_vec -> with respect to the positions [N,3]."""
+    none = gradient.new_zeros(0, gradient.shape[0], 3)
+    return -torch.ops.uqforce.force_variance(
+        edge_index, edge_vec, gradient.unsqueeze(0), none, batch, num_structures, False, 0
+    )[0]
+
+
+def detached(e: Evaluation) -> Evaluation:
+    return Evaluation(
+        e.energies.detach(), e.gradients.detach(), e.features.detach(), e.variances.detach(),
+        e.variance.detach(), e.diagonal.detach(), e.strain.detach(), e.slopes.detach(), e.halves.detach(),
+    )  # fmt: skip
+
+
+def derived(
+    e: Evaluation,
+    nll: Tensor,
+    edge_index: Tensor,
+    edge_vec: Tensor,
+    batch: Tensor,
+    num_structures: int,
+    local: bool,
+    ddof: int,
+) -> Prediction:
+    """The prediction of M members.
+
+    Aleatoric terms are means over members, epistemic ones the covariance of the members' values (`ddof` 0:
+    the mixture's moments, 1: unbiased). With `local` the slopes are those of every atom's own standard
+    deviation, which depends on the edges of that centre alone; otherwise of one per structure, or random
+    sums of them.
+    """
+    members, probes = e.gradients.shape[0], e.slopes.shape[0]
+    empty, none = e.gradients.new_zeros(0), e.slopes[:0]
+    together = probes == 0 or probes == members
+    forces, aleatoric, epistemic, virial, _ = torch.ops.uqforce.force_variance(
+        edge_index, edge_vec, e.gradients, e.slopes if together else none, batch, num_structures, local, ddof
+    )
+    if not together:
+        aleatoric = torch.ops.uqforce.force_variance(
+            edge_index, edge_vec, e.slopes, e.slopes, batch, num_structures, local, 0
+        )[1]
+    energies = e.energies.mean(0)
+    energy = sum_of_members(e.energies, batch, num_structures)
+
+    energy_forces, virial_aleatoric, energy_variance = empty, empty, empty
+    if e.halves.shape[0] > 0:
+        energy_forces = -by_positions(edge_index, edge_vec, e.halves.mean(0), batch, num_structures)
+        virial_aleatoric = virial_noise(e, edge_index, edge_vec, batch, num_structures, local)
+    if e.variance.shape[0] > 0:
+        aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0))
+        energy_variance = e.variance.mean(0)
+    else:
+        aleatoric = empty
+
+    energy_epistemic, virial_epistemic = empty, empty
+    energy_ensemble, forces_ensemble, virial_ensemble = empty, empty, empty
+    if members > 1:
+        each = [
+            torch.ops.uqforce.force_variance(
+                edge_index, edge_vec, e.gradients[m : m + 1], none, batch, num_structures, False, 0
+            )
+            for m in range(members)
+        ]
+        energy_ensemble = energy
+        forces_ensemble = torch.stack([of_member[0] for of_member in each])
+        virial_ensemble = torch.stack([of_member[3] for of_member in each])
+        epistemic = matrices(epistemic)
+        scale = 1.0 / (members - ddof)
+        energy_spread = energy - energy.mean(0)
+        energy_epistemic = energy_spread.square().sum(0) * scale
+        strains = voigt(virial_ensemble - virial)
+        virial_epistemic = torch.einsum("mbi,mbj->bij", strains, strains) * scale
+        common = (energy_spread[:, batch].unsqueeze(2) * (forces_ensemble - forces)).sum(0) * scale
+        energy_forces = energy_forces + common if energy_forces.numel() > 0 else common
+    else:
+        epistemic = empty
+
+    total = added(aleatoric, epistemic)
+    return Prediction(
+        energies=energies,
+        energy=energy.mean(0),
+        forces=forces,
+        virial=virial,
+        edge_gradient=e.gradients.mean(0),
+        features=e.features,
+        nll=nll,
+        energies_variance=e.variances.mean(0) if e.variances.shape[0] > 0 else empty,
+        energy_uncertainty=torch.sqrt(added(energy_variance, energy_epistemic)),
+        energy_uncertainty_aleatoric=torch.sqrt(energy_variance),
+        energy_uncertainty_epistemic=torch.sqrt(energy_epistemic),
+        forces_uncertainty=per_component(total),
+        forces_uncertainty_aleatoric=per_component(aleatoric),
+        forces_uncertainty_epistemic=per_component(epistemic),
+        forces_covariance=total,
+        forces_covariance_aleatoric=aleatoric,
+        forces_covariance_epistemic=epistemic,
+        energy_forces_covariance=energy_forces,
+        virial_covariance=added(virial_aleatoric, virial_epistemic),
+        virial_covariance_aleatoric=virial_aleatoric,
+        virial_covariance_epistemic=virial_epistemic,
+        energy_ensemble=energy_ensemble,
+        forces_ensemble=forces_ensemble,
+        virial_ensemble=virial_ensemble,
+        llpr=empty,
+        forces_error=empty,
+    )
+
+
+def virial_noise(
+    e: Evaluation, edge_index: Tensor, edge_vec: Tensor, batch: Tensor, num_structures: int, local: bool
+) -> Tensor:
+    """Covariance of the virials' noise [B,6,6]: slopes of standard deviations by strain, and its own process.
+
+    An off-diagonal component has half the own noise of a diagonal one: so it is unchanged by rotations.
+    """
+    of_edges = voigt(edge_vec.unsqueeze(0).unsqueeze(3) * e.slopes.unsqueeze(2))
+    centre = edge_index[0]
+    if local:
+        rows = of_edges.new_zeros(e.slopes.shape[0], batch.shape[0], 6).index_add(1, centre, of_edges)
+    else:
+        rows = of_edges.new_zeros(e.slopes.shape[0], num_structures, 6).index_add(1, batch[centre], of_edges)
+    blocks = torch.einsum("kri,krj->rij", rows, rows) / e.slopes.shape[0]
+    if local:
+        blocks = sum_by_structure(blocks, batch, num_structures)
+    own = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.5, 0.5], dtype=blocks.dtype, device=blocks.device)
+    return blocks + e.strain.mean(0).view(-1, 1, 1) * torch.diag(own)
+
+
+def voigt(matrix: Tensor) -> Tensor:
+    """Symmetric part of matrix [K,B,3,3] as xx yy zz yz xz xy, [K,B,6]."""
+    flat = matrix.flatten(2)
+    return 0.5 * (flat[:, :, [0, 4, 8, 5, 2, 1]] + flat[:, :, [0, 4, 8, 7, 6, 3]])
+
+
+def matrices(blocks: Tensor) -> Tensor:
+    """blocks [N,6], xx yy zz yz xz xy -> [N,3,3]."""
+    return blocks[:, [0, 5, 4, 5, 1, 3, 4, 3, 2]].view(-1, 3, 3)
+
+
+def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
+    """matrix [N,3,3] + diagonal [N] times the identity."""
+    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    return matrix + diagonal.view(-1, 1, 1) * identity
+
+
+def per_component(covariance: Tensor) -> Tensor:
+    """sqrt(trace / 3) of covariance [N,3,3], [N]; no elements of what has none."""
+    if covariance.numel() == 0:
+        return covariance.new_zeros(0)
+    return torch.sqrt(covariance.diagonal(dim1=1, dim2=2).sum(1) / 3.0)
+
+
+def added(a: Tensor, b: Tensor) -> Tensor:
+    """a + b, or the one that has elements."""
+    if a.numel() == 0:
+        return b
+    if b.numel() == 0:
+        return a
+    return a + b
