@@ -21,7 +21,7 @@ _PRESET_COMMON = {
 }
 
 
-NOISE = ("noise", "gamma", "gamma_kind", "white_energy", "project_net_force")
+NOISE = ("noise", "gamma", "gamma_kind", "noise_probes", "white_energy", "project_net_force")
 """Fields of the noise, none of the network's."""
 
 
@@ -79,6 +79,9 @@ class ModelConfig(BaseModel):
     gamma_kind: Literal["constant", "learned", "output"] = Field(
         "learned",
         description="gamma as given, learned (local: one per type), or an output of the network (total only)",
+    )
+    noise_probes: int = Field(
+        8, ge=1, description="local-deep: probes P; relative error of a variance at most sqrt(2/P)"
     )
     white_energy: Literal["mean", "sum", "rss"] = Field(
         "mean", description="white: the energy's standard deviation from its atoms' numbers"

@@ -6,12 +6,14 @@ quantity whose gradient an uncertainty needs.
 """
 
 import copy
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
+from uqforce.model.embedding import EdgeEmbedding
 from uqforce.model.inference_layers import InferenceInteraction, padded
-from uqforce.model.network import Network
+from uqforce.model.interaction import Interaction
 from uqforce.model.noise.terms import MemberLinear
 from uqforce.model.potential import Potential
 from uqforce.model.prediction import DomainPrediction, Evaluation, Prediction, by_positions, derived
@@ -29,13 +31,18 @@ def _relative(difference: Tensor, values: Tensor) -> float:
     return (difference.abs().max() / values.square().mean().sqrt().clamp(min=1e-300)).item()
 
 
-def radial_table_to(tolerance: float, network: Network, k: int) -> tuple[Tensor, int, float]:
-    """Table of layer k's radial network with an error of at most `tolerance`, its intervals and error.
+def _modules(module: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, kinds)]
+
+
+def radial_table_to(
+    tolerance: float, layer: Interaction, embedding: EdgeEmbedding, name: str
+) -> tuple[Tensor, int, float]:
+    """Table of a layer's radial network with an error of at most `tolerance`, its intervals and error.
 
     Raises:
         ValueError: `INTERVALS[-1]` intervals are too few.
     """
-    layer, embedding = network.layers[k], network.edge_embedding
     enough = 0.0
     for intervals in INTERVALS:
         if intervals < enough:
@@ -46,7 +53,7 @@ def radial_table_to(tolerance: float, network: Network, k: int) -> tuple[Tensor,
         if intervals >= 64:  # from here on the error falls with the sixth power
             enough = min(0.9 * intervals * (error / tolerance) ** (1 / 6), INTERVALS[-1])
     raise ValueError(
-        f"layer {k}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
+        f"{name}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
         f"{tolerance:.1e}: allow a larger tolerance"
     )
 
@@ -95,7 +102,7 @@ class InferencePotential(nn.Module):
         self.scale_shift = network.scale_shift
         self.zbl = network.zbl
         self.mixture = exact.mixture
-        self.noise = exact.noise.inference(network)
+        self.noise = exact.noise.inference(cutoffs)
         self.register_buffer("cutoffs", cutoffs)
         self.eval()
         self.tabulation: dict = {"tolerance": tolerance}
@@ -104,7 +111,7 @@ class InferencePotential(nn.Module):
         self.mixture = copy.deepcopy(potential.mixture).eval()
         self.dtype = dtype = potential.network.dtype
         self.type_embedding = self.type_embedding.to(dtype)
-        noise = [m for m in self.noise.modules() if isinstance(m, MemberLinear | InferenceInteraction)]
+        noise = _modules(self.noise, MemberLinear, InferenceInteraction)
         for module in (self.layers, self.readout, *noise):
             module.to(dtype)
         self.to(next(potential.parameters()).device)
@@ -116,10 +123,14 @@ class InferencePotential(nn.Module):
         want = exact.eval()(*case)
         energies = want.energies - exact.network.scale_shift.shifts[case[2]]
         for_weights = tolerance
+        of_noise = zip(_modules(exact.noise, Interaction), _modules(self.noise, InferenceInteraction))
+        pairs = {f"layer {k}": pair for k, pair in enumerate(zip(exact.network.layers, self.layers))}
+        pairs |= {f"noise's layer {k}": pair for k, pair in enumerate(of_noise)}
         while True:
-            tables = [radial_table_to(for_weights, exact.network, k) for k in range(len(self.layers))]
-            for layer, (table, _, _) in zip(self.layers, tables):
-                layer.table = table
+            tables = []
+            for name, (layer, tabulated) in pairs.items():
+                tables.append(radial_table_to(for_weights, layer, exact.network.edge_embedding, name))
+                tabulated.table = tables[-1][0]
             got = self(*case)
             self.tabulation |= {
                 "intervals": [intervals for _, intervals, _ in tables],
@@ -145,7 +156,7 @@ class InferencePotential(nn.Module):
         """See `Potential.with_nll_gradient`; the score is one more cotangent of the same backward pass."""
         edge_vec = edge_vec.detach().to(torch.float64)
         e, of_score = self.evaluate(
-            edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction
+            edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction, None
         )
         if reduction != "":
             of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
@@ -156,8 +167,9 @@ class InferencePotential(nn.Module):
 
     @torch.jit.export
     def domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool
-    ) -> DomainPrediction:
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
+        numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
+    ) -> DomainPrediction:  # fmt: skip
         """One process's share of one structure that a parallel engine divides among many.
 
         Args:
@@ -167,18 +179,21 @@ class InferencePotential(nn.Module):
             exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
                 (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
 
+            numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them every ghost
+                is an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
+
         Returns:
             `edge_gradient` is that of the energy of all processes' own atoms by this process's edges (with
             `exchange`), or of its own atoms alone. The engine makes forces and virials of it.
         """
         edge_vec = edge_vec.detach().to(torch.float64)
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "")[0]
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", numbers)[0]
         empty = e.energies.new_zeros(0)
         energy_sigma, forces_sigma, variances = empty, empty, empty
         if e.variance.shape[0] > 0:
             energy_sigma = torch.sqrt(e.variance.mean(0))
-            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned)
+            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
             forces_sigma = torch.sqrt(trace / 3.0 + e.diagonal.mean(0))
         if e.variances.shape[0] > 0:
             variances = e.variances.mean(0)
@@ -189,7 +204,7 @@ class InferencePotential(nn.Module):
 
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        exchange: bool, many_ranks: bool, reduction: str,
+        exchange: bool, many_ranks: bool, reduction: str, numbers: Optional[Tensor],  # noqa: UP045
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """Energies and their derivatives by the edges; edge_vec float64, the rest as in `forward`.
 
@@ -215,7 +230,7 @@ class InferencePotential(nn.Module):
         scales = self.scale_shift.scales[types].to(self.dtype).view(1, -1, 1)
         of_energies = (self.readout.last.weight * self.readout.last.alpha).view(1, 1, -1) * scales
         terms, of_noise, beside = self.noise.explicit(
-            features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks
+            features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks, numbers
         )
         cotangents = torch.cat([of_energies, of_noise])
         if reduction != "":

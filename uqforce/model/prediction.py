@@ -135,8 +135,9 @@ def derived(
         energy_forces = -by_positions(edge_index, edge_vec, e.halves.mean(0), batch, num_structures)
         virial_aleatoric = virial_noise(e, edge_index, edge_vec, batch, num_structures, local)
     if e.variance.shape[0] > 0:
-        aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0))
         energy_variance = e.variance.mean(0)
+    if e.diagonal.shape[0] > 0:
+        aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0))
     else:
         aleatoric = empty
 

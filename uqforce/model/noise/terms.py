@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class NoNoise(nn.Module):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool,
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         terms = no_terms(features, batch, num_structures)
         return terms, features.new_zeros([0] + list(features.shape)), edge_vec[None][:0]
@@ -53,11 +53,14 @@ class NoNoise(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         return gradients, gradients
 
-    def own_trace(self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int) -> Tensor:
+    def own_trace(
+        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
+        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> Tensor:  # fmt: skip
         return slopes.new_zeros(0)
 
     @torch.jit.unused
-    def inference(self, network: nn.Module) -> nn.Module:
+    def inference(self, cutoffs: Tensor) -> nn.Module:
         return self
 
 
@@ -119,49 +122,42 @@ class Head(nn.Module):
         return value, slope
 
 
-class LengthScale(nn.Module):
-    """gamma, 1/A, the inverse length over which the noise's process changes.
+class AtomProcesses(nn.Module):
+    """The terms of processes of single atoms, gamma one number per member and type."""
 
-    Kinds: "constant" and "learned", one number per member or (`per_type`) per member and type; "output", the
-    exponential of a mean over the structure's atoms: an invariant of the structure.
-    """
-
-    output: Final[bool]
-
-    def __init__(self, config: ModelConfig, num_features: int, members: int, per_type: bool) -> None:
+    def __init__(self, config: ModelConfig, members: int) -> None:
         super().__init__()
-        num_types = len(config.type_names)
         start = math.log(1.0 if config.gamma is None else config.gamma)
-        sizes = (members, num_types) if per_type else (members,)
-        self.log_gamma = nn.Parameter(
-            torch.full(sizes, start, dtype=torch.float64), requires_grad=config.gamma_kind != "constant"
-        )
-        self.output = config.gamma_kind == "output"
-        self.head = None
-        if self.output:
-            dims = [num_features, max(num_features // 2, 1), 1]
-            self.head = Head(members, dims, num_types, DTYPES[config.dtype])
+        log_gamma = torch.full((members, len(config.type_names)), start, dtype=torch.float64)
+        self.log_gamma = nn.Parameter(log_gamma, requires_grad=config.gamma_kind == "learned")
+        self.log_gamma_strain = nn.Parameter(torch.zeros(members, dtype=torch.float64))
 
-    def of_types(self, atom_types: Tensor) -> Tensor:
-        """[M,N] of atoms."""
-        return torch.exp(self.log_gamma[:, atom_types])
-
-    def of_structures(
-        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int, many_ranks: bool
-    ) -> Tensor:
-        """[M,B] of structures."""
-        log_gamma = self.log_gamma.unsqueeze(1).expand(-1, num_structures)
-        if self.head is not None:
-            values = self.head(features, atom_types)
-            total = over_ranks(sum_of_members(values, batch, num_structures), many_ranks)
-            count = over_ranks(sum_of_members(torch.ones_like(values), batch, num_structures), many_ranks)
-            log_gamma = log_gamma + total / count.clamp(min=1.0)
-        return torch.exp(log_gamma)
+    def forward(
+        self, u: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int, many_ranks: bool
+    ) -> NoiseTerms:
+        """Perceptron's numbers u [M,N] of the atoms -> terms; the roots are sums of the atoms' sigmas."""
+        variances = positive(u)
+        variance = over_ranks(sum_of_members(variances, batch, num_structures), many_ranks)
+        strain = torch.exp(2.0 * self.log_gamma_strain).unsqueeze(1) * variance
+        diagonal = torch.exp(2.0 * self.log_gamma[:, atom_types]) * variances
+        sigmas = torch.sqrt(variances)
+        return NoiseTerms(variances, variance, diagonal, strain, sigmas, sigmas.sum(1))
 
 
 def positive(u: Tensor) -> Tensor:
     """Variance, eV^2, of a perceptron's number."""
     return torch.nn.functional.softplus(u) + 1e-10
+
+
+def trace_of_sums(slopes: Tensor, edge_index: Tensor, num_atoms: int, num_owned: int) -> Tensor:
+    """slopes [K,E,3] of standard deviations of whole structures -> mean_k |d sigma_k / d r_i|^2, [n].
+
+    Every process of a parallel engine has slopes by its own edges; those of ghosts go to their owners.
+    """
+    rows = slopes.new_zeros(slopes.shape[0], num_atoms, 3)
+    rows = rows.index_add(1, edge_index[0], slopes).index_add(1, edge_index[1], slopes, alpha=-1.0)
+    rows = torch.ops.uqforce.ghost_exchange_vjp(rows, num_owned)
+    return rows.square().sum(2).mean(0)
 
 
 def over_ranks(values: Tensor, many_ranks: bool) -> Tensor:

@@ -1,14 +1,50 @@
 """The `total` form: one process of all of a structure's coordinates."""
 
-from typing import Final
+import math
+from typing import Final, Optional
 
 import torch
 from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, Head, LengthScale, NoiseTerms, over_ranks, positive
+from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, over_ranks, positive, trace_of_sums
 from uqforce.model.prediction import sum_of_members
+
+
+class LengthScale(nn.Module):
+    """gamma, 1/A, the inverse length over which the noise's process changes.
+
+    Kinds: "constant" and "learned", one number per member; "output", an invariant of the structure, the
+    exponential of a mean over its atoms.
+    """
+
+    output: Final[bool]
+
+    def __init__(self, config: ModelConfig, num_features: int, members: int) -> None:
+        super().__init__()
+        num_types = len(config.type_names)
+        start = math.log(1.0 if config.gamma is None else config.gamma)
+        self.log_gamma = nn.Parameter(
+            torch.full((members,), start, dtype=torch.float64), requires_grad=config.gamma_kind != "constant"
+        )
+        self.output = config.gamma_kind == "output"
+        self.head = None
+        if self.output:
+            dims = [num_features, max(num_features // 2, 1), 1]
+            self.head = Head(members, dims, num_types, DTYPES[config.dtype])
+
+    def forward(
+        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int, many_ranks: bool
+    ) -> Tensor:
+        """[M,B] of structures."""
+        log_gamma = self.log_gamma.unsqueeze(1).expand(-1, num_structures)
+        if self.head is not None:
+            values = self.head(features, atom_types)
+            total = over_ranks(sum_of_members(values, batch, num_structures), many_ranks)
+            count = over_ranks(sum_of_members(torch.ones_like(values), batch, num_structures), many_ranks)
+            log_gamma = log_gamma + total / count.clamp(min=1.0)
+        return torch.exp(log_gamma)
 
 
 class TotalNoise(nn.Module):
@@ -27,7 +63,7 @@ class TotalNoise(nn.Module):
         self.local, self.project = False, config.project_net_force
         dims = [num_features, num_features, 1]
         self.head = Head(members, dims, len(config.type_names), DTYPES[config.dtype])
-        self.gamma = LengthScale(config, num_features, members, per_type=False)
+        self.gamma = LengthScale(config, num_features, members)
         self.log_gamma_strain = nn.Parameter(torch.zeros(members, dtype=torch.float64))
 
     def forward(
@@ -44,7 +80,7 @@ class TotalNoise(nn.Module):
         variances = positive(u)
         variance = over_ranks(sum_of_members(variances, batch, num_structures), many_ranks)
         sigma = torch.sqrt(variance)
-        gamma = self.gamma.of_structures(features, atom_types, batch, num_structures, many_ranks)
+        gamma = self.gamma(features, atom_types, batch, num_structures, many_ranks)
         noise = gamma.square() * variance
         if self.project:  # a noise of the net force is no noise of forces that sum to zero
             ones = torch.ones_like(variances)
@@ -55,7 +91,7 @@ class TotalNoise(nn.Module):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool,
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         u, slope = self.head.with_slope(features, atom_types)
         terms = self.terms(u, features, atom_types, batch, num_structures, many_ranks)
@@ -67,12 +103,12 @@ class TotalNoise(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         return gradients, gradients * terms.sigmas[:, batch[edge_index[0]]].unsqueeze(2)
 
-    def own_trace(self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int) -> Tensor:
-        rows = slopes.new_zeros(slopes.shape[0], atom_types.shape[0], 3)
-        rows = rows.index_add(1, edge_index[0], slopes).index_add(1, edge_index[1], slopes, alpha=-1.0)
-        rows = torch.ops.uqforce.ghost_exchange_vjp(rows, num_owned)
-        return rows.square().sum(2).mean(0)
+    def own_trace(
+        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
+        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> Tensor:  # fmt: skip
+        return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
 
     @torch.jit.unused
-    def inference(self, network: nn.Module) -> nn.Module:
+    def inference(self, cutoffs: Tensor) -> nn.Module:
         return self

@@ -1,0 +1,99 @@
+"""The `local-deep` form: every atom its own process, its standard deviation of the network's last features."""
+
+from typing import Final, Optional
+
+import torch
+from torch import Tensor, nn
+
+from uqforce.model.config import ModelConfig
+from uqforce.model.embedding import Edges
+from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, NoiseTerms, trace_of_sums
+
+
+class DeepNoise(nn.Module):
+    """Coherent noise of any structure, for reports: sigma_j depends on all that the network sees of atom j.
+
+    Blocks sum_j d_i sigma_j d_i sigma_j^T are estimated by P random-sign probes v = grad sum_j z_j sigma_j,
+    z_j = +-1, as the mean of v_i v_i^T: unbiased, the relative standard deviation of an entry of the diagonal
+    at most sqrt(2/P) at any size. Inside a likelihood the estimate would be biased, so in training mode there
+    is the energy's variance alone; gamma is fitted afterwards (`uqforce.uncertainty.noise.fit_gamma`).
+
+    The signs are a hash of the atoms' numbers, so every process of a parallel engine finds the same ones.
+    """
+
+    local: Final[bool]
+    probes: Final[int]
+
+    def __init__(self, config: ModelConfig, num_features: int, members: int) -> None:
+        super().__init__()
+        self.local, self.probes = False, config.noise_probes
+        dims = [num_features, num_features, 1]
+        self.head = Head(members, dims, len(config.type_names), DTYPES[config.dtype])
+        self.process = AtomProcesses(config, members)
+
+    def forward(
+        self, features: Tensor, edges: Edges, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
+        num_structures: int,
+    ) -> NoiseTerms:  # fmt: skip
+        u = self.head(features, atom_types)
+        terms = self.process(u, atom_types, batch, num_structures, False)
+        diagonal, roots = terms.diagonal[:0], terms.roots[:0]
+        if not self.training:
+            z = signs(numbers_in_structure(batch, num_structures), self.probes).unsqueeze(1)
+            roots = torch.cat([(z * terms.sigmas).sum(2).flatten(), 0.5 * terms.variances.sum(1)])
+            diagonal = terms.diagonal
+        return NoiseTerms(terms.variances, terms.variance, diagonal, terms.strain, terms.sigmas, roots)
+
+    def explicit(
+        self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
+        types = atom_types[: batch.shape[0]]
+        u, slope = self.head.with_slope(features, types)
+        terms = self.process(u, types, batch, num_structures, many_ranks)
+        if numbers is not None:
+            numbers = numbers[: batch.shape[0]]
+        elif many_ranks:
+            raise RuntimeError(
+                "noise local-deep in a parallel engine takes the atoms' numbers: give `numbers`"
+            )
+        else:
+            numbers = numbers_in_structure(batch, num_structures)
+        z = signs(numbers, self.probes).unsqueeze(1)
+        of_variances = 0.5 * torch.sigmoid(u)
+        weights = torch.cat([(z * (of_variances / terms.sigmas)).flatten(0, 1), of_variances])
+        rows = slope.repeat(self.probes + 1, 1, 1) * weights.to(slope.dtype).unsqueeze(2)
+        return terms, rows, edge_vec.unsqueeze(0)[:0]
+
+    def split(
+        self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        probes = gradients.shape[0] // (self.probes + 1) * self.probes
+        return gradients[:probes], gradients[probes:]
+
+    def own_trace(
+        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
+        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> Tensor:  # fmt: skip
+        return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
+
+    @torch.jit.unused
+    def inference(self, cutoffs: Tensor) -> nn.Module:
+        return self
+
+
+def numbers_in_structure(batch: Tensor, num_structures: int) -> Tensor:
+    """batch [N], ascending -> number of every atom within its structure [N]."""
+    structures = torch.arange(num_structures, device=batch.device)
+    first = torch.searchsorted(batch, structures)
+    return torch.arange(batch.shape[0], device=batch.device) - first[batch]
+
+
+def signs(numbers: Tensor, probes: int) -> Tensor:
+    """numbers [N] of atoms -> +-1 [probes, N] float64: a bit of the hash SplitMix64 of number and probe."""
+    probe = torch.arange(1, probes + 1, device=numbers.device).unsqueeze(1)
+    x = numbers.unsqueeze(0) * 0x1E3779B97F4A7C15 + probe * 0x3C6EF372FE94F82B
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    x = x ^ ((x >> 31) & 0x1FFFFFFFF)
+    return 1.0 - 2.0 * (x & 1).to(torch.float64)
