@@ -201,5 +201,5 @@ def test_structures_without_a_cell_need_no_stress(prediction, batch):
 
 def test_likelihood_without_noise_says_what_to_do(prediction, batch):
     without = prediction._replace(energy_uncertainty=torch.zeros(0), forces_covariance=torch.zeros(0))
-    with pytest.raises(LossError, match=r"loss\.energy\.kind.*model\.noise"):
+    with pytest.raises(LossError, match=r"loss\.energy asks.*model\.noise.*loss\.energy\.kind"):
         measure(without, batch, config("likelihood"))

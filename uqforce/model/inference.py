@@ -179,8 +179,8 @@ class InferencePotential(nn.Module):
             exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
                 (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
 
-            numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them every ghost
-                is an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
+            numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them a ghost is
+                an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
 
         Returns:
             `edge_gradient` is that of the energy of all processes' own atoms by this process's edges (with

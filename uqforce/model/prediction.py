@@ -136,10 +136,8 @@ def derived(
         virial_aleatoric = virial_noise(e, edge_index, edge_vec, batch, num_structures, local)
     if e.variance.shape[0] > 0:
         energy_variance = e.variance.mean(0)
-    if e.diagonal.shape[0] > 0:
-        aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0))
-    else:
-        aleatoric = empty
+    has_blocks = e.diagonal.shape[0] > 0
+    aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0)) if has_blocks else empty
 
     energy_epistemic, virial_epistemic = empty, empty
     energy_ensemble, forces_ensemble, virial_ensemble = empty, empty, empty

@@ -74,17 +74,19 @@ class TrainConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _likelihood_needs_a_variance(self) -> TrainConfig:
-        kinds = {name: getattr(self.loss, name).kind for name in ("energy", "forces")}
-        asked = [f"loss.{name}.kind" for name, kind in kinds.items() if kind == "likelihood"]
-        if asked and not self.model.has_noise:
+    def _likelihood_needs_noise(self) -> TrainConfig:
+        losses = {name: getattr(self.loss, name) for name in ("energy", "forces", "stress")}
+        asked = [name for name, loss in losses.items() if loss.kind in ("likelihood", "marginal")]
+        noise = self.model.noise or "none"
+        lacking = {"none": asked, "white": {"stress"}, "local-deep": {"forces", "stress"}}.get(noise, ())
+        if refused := [f"loss.{name}.kind" for name in asked if name in lacking]:
             raise ValueError(
-                f"{' and '.join(asked)}: likelihood needs noise in the model, set model.noise: local"
+                f"{' and '.join(refused)}: a likelihood needs what model.noise: {noise} lacks, set "
+                "model.noise: local (or total)"
             )
-        seen = [
-            name for name, kind in kinds.items() if kind == "likelihood" and getattr(self.loss, name).weight
-        ]
-        if self.model.freeze and not seen:
+        if self.loss.joint and noise != "total":
+            raise ValueError(f"loss.joint: true needs model.noise: total, not {noise}")
+        if self.model.freeze and not any(losses[name].weight for name in asked):
             raise ValueError(
                 "model.freeze: true leaves the noise to train, which only a likelihood sees: set "
                 "loss.energy.kind or loss.forces.kind: likelihood"

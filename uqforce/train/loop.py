@@ -112,6 +112,10 @@ class Trainer:
         )
 
     @property
+    def _project(self) -> bool:
+        return self.potential.config.project_net_force
+
+    @property
     def judged(self) -> Potential:
         """The potential that is validated and saved: the running mean of the weights where there is one."""
         return self.average.module if self.average is not None else self.potential
@@ -163,7 +167,7 @@ class Trainer:
         """
         # A process without a share still walks the same graph, with a frame that counts nothing.
         batch = collate([self.train[i] for i in frames or [0]])
-        terms, tally = measure(predict(self.potential, batch), batch, self.config.loss)
+        terms, tally = measure(predict(self.potential, batch), batch, self.config.loss, self._project)
         if not frames:
             terms, tally = terms * 0.0, torch.zeros_like(tally)
         self.processes.sum_(tally)
@@ -207,7 +211,7 @@ class Trainer:
         with evaluating(self.judged):
             for frames in filter(None, shares):
                 batch = collate([dataset[i] for i in frames])
-                tally += measure(predict(self.judged, batch), batch, self.config.loss).tally
+                tally += measure(predict(self.judged, batch), batch, self.config.loss, self._project).tally
         return self.processes.sum_(tally)
 
     def _end_epoch(self, validation: Tensor, start: float) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uqforce.train.sections import LossConfig, PropertyLoss
 
 PROPERTIES = ("energy", "forces", "stress")
+LIKELIHOODS = ("likelihood", "marginal")
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -99,29 +100,102 @@ def block_nll(residual: Tensor, covariance: Tensor) -> Tensor:
     return 0.5 * (z0.square() + z1.square() + z2.square() + 3.0 * LOG_2PI) + log_det_half
 
 
+def voigt(matrix: Tensor) -> Tensor:
+    """Symmetric part of matrix [B,3,3] as xx yy zz yz xz xy, [B,6]."""
+    rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+    return 0.5 * (matrix[:, rows, columns] + matrix[:, columns, rows])
+
+
+def dense_nll(residual: Tensor, covariance: Tensor) -> Tensor:
+    """Negative log density of N(0, covariance) [B] from `residual` [B,d] and `covariance` [B,d,d]."""
+    factor = torch.linalg.cholesky(covariance)
+    z = torch.linalg.solve_triangular(factor, residual.unsqueeze(2), upper=False)
+    log_det_half = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+    return 0.5 * (z.square().sum((1, 2)) + residual.shape[1] * LOG_2PI) + log_det_half
+
+
 def _need(value: Tensor, name: str, field: str) -> Tensor:
     if value.numel() == 0:
         raise LossError(
-            f"loss.{field}.kind is 'likelihood', but the model predicts no {name}: give it a model of the "
+            f"loss.{field} asks for a likelihood, but the model predicts no {name}: give it "
             f"noise (model.noise: local, or total) or set loss.{field}.kind to 'mse' or 'huber'"
         )
-    return value
+    return value.double()
 
 
-def _likelihood(field: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
+def _energy_likelihood(residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
+    spread = _select(_need(prediction.energy_uncertainty, "energy_uncertainty", "energy"), batch.has_energy)
+    atoms = _select(torch.bincount(batch.batch, minlength=batch.num_structures), batch.has_energy)
+    return gaussian_nll(residual * atoms, spread.square()).sum()
+
+
+def _forces_likelihood(kind: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
+    covariance = _need(prediction.forces_covariance, "forces_covariance", "forces")
+    covariance = _select(covariance, batch.has_forces[batch.batch])
+    if kind == "marginal":
+        return gaussian_nll(residual, covariance.diagonal(dim1=1, dim2=2)).sum()
+    return block_nll(residual, covariance).sum()
+
+
+def _stress_likelihood(residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
+    covariance = _need(prediction.virial_covariance, "virial_covariance", "stress")[batch.has_stress]
+    volume = torch.linalg.det(batch.cell[batch.has_stress]).abs()
+    return dense_nll(voigt(residual), covariance / volume.square().view(-1, 1, 1)).sum()
+
+
+def _likelihood(field: str, kind: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
     if field == "energy":
-        spread = _select(_need(prediction.energy_uncertainty, "energy_uncertainty", field), batch.has_energy)
-        atoms = _select(torch.bincount(batch.batch, minlength=batch.num_structures), batch.has_energy)
-        return gaussian_nll(residual * atoms, spread.double().square()).sum()
-    covariance = _need(prediction.forces_covariance, "forces_covariance", field)
-    return block_nll(residual, _select(covariance, batch.has_forces[batch.batch]).double()).sum()
+        return _energy_likelihood(residual, prediction, batch)
+    if field == "forces":
+        return _forces_likelihood(kind, residual, prediction, batch)
+    return _stress_likelihood(residual, prediction, batch)
+
+
+def joint_forces_nll(prediction: Prediction, batch: Batch, project_net_force: bool) -> Tensor:
+    """Negative log density of all forces of each structure given its energy, [B], for noise `total`.
+
+    With sigma^2 = s, g = grad sigma, r the residuals: F given E is isotropic about what the energy's residual
+    says, N(-(r_E / sigma) g, gamma^2 s I), so nothing of size [3N,3N] is made; where there is no energy label
+    it is N(0, g g^T + gamma^2 s I), its inverse and determinant those of a rank-one change. With
+    `project_net_force` the identity is that of forces without net force, of rank 3N - 3. 0 without forces.
+    Source: Jorgensen et al., arXiv:2312.04174.
+    """
+    sigma = _need(prediction.energy_uncertainty, "energy_uncertainty", "forces")
+    covariance = _need(prediction.energy_forces_covariance, "energy_forces_covariance", "forces")
+    blocks = _need(prediction.forces_covariance, "forces_covariance", "forces")
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(batch.num_structures).index_add(0, batch.batch, values)
+
+    atoms = torch.bincount(batch.batch, minlength=batch.num_structures)
+    slope = -covariance / sigma[batch.batch, None]
+    residual = torch.where(
+        batch.has_forces[batch.batch, None], prediction.forces.double() - batch.forces, 0.0
+    )
+    of_energy = torch.where(batch.has_energy, prediction.energy.double() - batch.energy, 0.0)
+    rank = 3.0 * atoms
+    # The own noise is the same for all atoms: what the trace has beside the slopes.
+    noise = total(blocks.diagonal(dim1=1, dim2=2).sum(1) - slope.square().sum(1)) / rank.clamp(min=1.0)
+    if project_net_force:
+        noise = noise * atoms / (atoms - 1.0).clamp(min=1.0)
+        rank = (rank - 3.0).clamp(min=0.0)
+        mean = residual.new_zeros(batch.num_structures, 3).index_add(0, batch.batch, residual)
+        residual = residual - (mean / atoms.clamp(min=1)[:, None])[batch.batch]
+    noise = torch.where(rank > 0, noise, 1.0)
+    # Residuals are prediction - label: r_E = -sigma eps, r_F = eps grad sigma + sigma grad eps.
+    given_energy = total((residual + (of_energy / sigma)[batch.batch, None] * slope).square().sum(1)) / noise
+    across, along = total(slope.square().sum(1)), total((slope * residual).sum(1))
+    square = total(residual.square().sum(1))
+    alone = (square - along.square() / (noise + across)) / noise + torch.log1p(across / noise)
+    nll = 0.5 * (torch.where(batch.has_energy, given_energy, alone) + rank * (LOG_2PI + torch.log(noise)))
+    return torch.where(batch.has_forces, nll, 0.0)
 
 
 def _loss_sum(
     field: str, loss: PropertyLoss, residual: Tensor, prediction: Prediction, batch: Batch
 ) -> Tensor:
-    if loss.kind == "likelihood":
-        return _likelihood(field, residual, prediction, batch)
+    if loss.kind in LIKELIHOODS:
+        return _likelihood(field, loss.kind, residual, prediction, batch)
     if loss.kind == "huber":
         return torch.nn.functional.huber_loss(
             residual, torch.zeros_like(residual), delta=loss.delta, reduction="sum"
@@ -129,13 +203,23 @@ def _loss_sum(
     return residual.square().sum()
 
 
-def measure(prediction: Prediction, batch: Batch, config: LossConfig) -> Measure:
+def measure(
+    prediction: Prediction, batch: Batch, config: LossConfig, project_net_force: bool = False
+) -> Measure:
     """Loss sums and error sums of one batch.
+
+    With `config.joint` the terms of energy and forces are the two factors of one likelihood, p(E) p(F | E);
+    `project_net_force` is the model's.
 
     Raises: LossError where a likelihood is asked of a model without the uncertainty it needs.
     """
     errors = residuals(prediction, batch)
-    terms = [_loss_sum(name, getattr(config, name), errors[name], prediction, batch) for name in PROPERTIES]
+    terms = [
+        joint_forces_nll(prediction, batch, project_net_force).sum()
+        if config.joint and name == "forces"
+        else _loss_sum(name, getattr(config, name), errors[name], prediction, batch)
+        for name in PROPERTIES
+    ]
     terms = torch.stack(terms)
     with torch.no_grad():
         tally = torch.stack(
@@ -152,4 +236,6 @@ def measure(prediction: Prediction, batch: Batch, config: LossConfig) -> Measure
 def total_loss(terms: Tensor, counts: Tensor, config: LossConfig) -> Tensor:
     """Weighted sum over properties of loss sum / number of entries (of all processes), a scalar."""
     weights = terms.new_tensor([getattr(config, name).weight for name in PROPERTIES])
+    if config.joint:  # one likelihood: the mean over all energies and force components together
+        counts = torch.stack([counts[:2].sum(), counts[:2].sum(), counts[2]])
     return (weights * terms / counts.clamp(min=1.0)).sum()

@@ -121,9 +121,10 @@ class DataConfig(Section):
 
 
 class PropertyLoss(Section):
-    kind: Literal["mse", "huber", "likelihood"] = Field(
+    kind: Literal["mse", "huber", "likelihood", "marginal"] = Field(
         "mse",
-        description="mse, huber, or likelihood (Gaussian of the model's variance; needs model.noise)",
+        description="mse, huber, or Gaussian of the model's noise (needs model.noise): likelihood (forces: "
+        "each atom's 3x3 covariance), marginal (forces: its diagonal, which depends on the frame)",
     )
     weight: float = Field(1.0, ge=0, description="factor of this property's mean loss; 0 leaves it out")
     delta: float = Field(
@@ -133,19 +134,28 @@ class PropertyLoss(Section):
 
 class LossConfig(Section):
     """Weighted sum of mean losses: of energy (eV/atom), forces (eV/A) and stress (eV/A^3) per component.
-    A likelihood is in nats: per structure (total energy) or per force component (3x3 block of each atom).
+    A likelihood is in nats: per structure (total energy), force component (3x3 block of each atom) or stress
+    component (6x6 covariance, divided by 9).
     """
 
     energy: PropertyLoss = Field(default_factory=PropertyLoss)
     forces: PropertyLoss = Field(default_factory=lambda: PropertyLoss(weight=100.0))
     stress: PropertyLoss = Field(default_factory=lambda: PropertyLoss(weight=0.0))
+    joint: bool = Field(
+        False, description="one likelihood of a structure's energy and all its forces (model.noise: total)"
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossConfig:
         if self.energy.weight == self.forces.weight == self.stress.weight == 0:
             raise ValueError("all weights are 0: give energy, forces or stress a positive weight")
-        if self.stress.kind == "likelihood":
-            raise ValueError("stress.kind: the model predicts no stress variance, choose mse or huber")
+        if self.joint and not self.energy.kind == self.forces.kind == "likelihood":
+            raise ValueError("joint: true is a likelihood: set energy.kind and forces.kind: likelihood")
+        if self.joint and self.energy.weight != self.forces.weight:
+            raise ValueError(
+                f"joint: true is one likelihood: energy.weight {self.energy.weight} and forces.weight "
+                f"{self.forces.weight} must be the same"
+            )
         return self
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from uqforce.model.config import ModelConfig
 from uqforce.model.noise.deep import DeepNoise
 from uqforce.model.noise.local import LocalNoise
-from uqforce.model.noise.terms import NoiseTerms, NoNoise
+from uqforce.model.noise.terms import NoNoise
 from uqforce.model.noise.total import TotalNoise
 from uqforce.model.noise.white import WhiteNoise
 
@@ -45,13 +45,4 @@ def make_noise(config: ModelConfig, num_features: int, members: int = 1) -> nn.M
     return FORMS[config.noise](config, num_features, members)
 
 
-__all__ = [
-    "FORMS",
-    "DeepNoise",
-    "LocalNoise",
-    "NoNoise",
-    "NoiseTerms",
-    "TotalNoise",
-    "WhiteNoise",
-    "make_noise",
-]
+__all__ = ["FORMS", "DeepNoise", "LocalNoise", "NoNoise", "TotalNoise", "WhiteNoise", "make_noise"]

@@ -1,4 +1,4 @@
-"""The `local-deep` form: every atom its own process, its standard deviation of the network's last features."""
+"""The `local-deep` form: every atom its own process, its standard deviation of the last features."""
 
 from typing import Final, Optional
 
@@ -54,9 +54,7 @@ class DeepNoise(nn.Module):
         if numbers is not None:
             numbers = numbers[: batch.shape[0]]
         elif many_ranks:
-            raise RuntimeError(
-                "noise local-deep in a parallel engine takes the atoms' numbers: give `numbers`"
-            )
+            raise RuntimeError("noise local-deep in a parallel engine needs `numbers` of the atoms")
         else:
             numbers = numbers_in_structure(batch, num_structures)
         z = signs(numbers, self.probes).unsqueeze(1)

@@ -1,0 +1,182 @@
+"""Coherent noise beside its training: gamma from residuals, exact blocks of a deep standard deviation.
+
+Source: Jorgensen, Busk, Winther, Schmidt, arXiv:2312.04174.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from uqforce.data import Dataset, batches, collate
+from uqforce.model import Potential
+from uqforce.model.prediction import by_positions, sum_by_structure
+from uqforce.ops import edge_vectors
+
+
+class NoiseError(ValueError):
+    """The model has no noise of the kind that is asked for, or the data do not determine it."""
+
+
+class Residuals(NamedTuple):
+    """What labels say to a model's noise: N atoms of B structures, residuals are prediction - label."""
+
+    forces: Tensor  # [N,3] eV/A
+    covariance: Tensor  # [N,3,3]
+    variances: Tensor  # [N] eV^2, s_i
+    atom_types: Tensor  # [N]
+    batch: Tensor  # [N]
+    energy: Tensor  # [B] eV
+    variance: Tensor  # [B] eV^2, s
+    slope: Tensor  # [N,3] eV/A, d sqrt(s) / d r
+
+
+def joint_gamma(r: Residuals, project_net_force: bool = False) -> float:
+    """The gamma, 1/A, of greatest joint likelihood of energies and forces for noise `total`.
+
+        gamma^2 = mean over components of (r_F + (r_E / sigma) grad sigma)^2 / s
+
+    The mean is over the 3N components, or the 3N - 3 without net force (`project_net_force`).
+    """
+    given = r.forces + (r.energy / r.variance.sqrt())[r.batch, None] * r.slope
+    atoms = torch.bincount(r.batch, minlength=len(r.variance)).to(r.variance.dtype)
+    components = 3.0 * atoms
+    if project_net_force:
+        given = given - (sum_by_structure(given, r.batch, len(r.variance)) / atoms[:, None])[r.batch]
+        components = components - 3.0
+    return math.sqrt(float((given.square().sum(1) / r.variance[r.batch]).sum() / components.sum()))
+
+
+def block_gamma(residual: Tensor, blocks: Tensor, variance: Tensor) -> float:
+    """The gamma of greatest likelihood of `residual` ~ N(0, J + gamma^2 s I), rows independent.
+
+    In the eigenbasis of J the likelihood is a sum over components; the zero of its derivative by log gamma is
+    found by bisection.
+
+    Args:
+        residual: [n,d]; blocks: [n,d,d] J, of the slopes of standard deviations; variance: [n] s.
+
+    Raises:
+        NoiseError: the likelihood grows to gamma = 0 or to infinity.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(blocks)
+    square = (vectors.mT @ residual.unsqueeze(2)).squeeze(2).square()
+    eigenvalues, own = eigenvalues.clamp(min=0.0), variance.unsqueeze(1)
+
+    def slope(log_gamma: float) -> float:
+        noise = own * math.exp(2.0 * log_gamma)
+        total = eigenvalues + noise
+        return float((noise / total * (1.0 - square / total)).sum())
+
+    low, high = -15.0, 15.0
+    if not slope(low) < 0.0 < slope(high):
+        raise NoiseError("no gamma explains these residuals: the slopes of the variance alone exceed them")
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if slope(middle) < 0.0 else (low, middle)
+    return math.exp(low)
+
+
+def collect_residuals(potential: Potential, dataset: Dataset, batch_size: int = 8) -> Residuals:
+    """Residuals of the structures of `dataset` with energy and forces; the potential in evaluation mode.
+
+    Raises:
+        NoiseError: no structure has both.
+    """
+    device = next(potential.parameters()).device
+    parts, structures = [], 0
+    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
+        b = collate([dataset[i] for i in indices]).to(device)
+        edge_vec = edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
+        p = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
+        whole = b.has_energy & b.has_forces
+        atoms = whole[b.batch]
+        sigma = p.energy_uncertainty_aleatoric
+        of_atoms = (
+            p.forces - b.forces,
+            p.forces_covariance_aleatoric,
+            p.energies_variance,
+            b.atom_types,
+            (whole.cumsum(0) - 1 + structures)[b.batch],
+        )
+        of_structures = (p.energy - b.energy, sigma.square())
+        slope = -p.energy_forces_covariance / sigma[b.batch, None]
+        parts.append([*(t[atoms] for t in of_atoms), *(t[whole] for t in of_structures), slope[atoms]])
+        structures += int(whole.sum())
+    if structures == 0:
+        raise NoiseError("gamma is found from structures with energy and forces, and there are none")
+    return Residuals(*(torch.cat(columns).cpu() for columns in zip(*parts)))
+
+
+def fit_gamma(potential: Potential, dataset: Dataset) -> Tensor:
+    """Give coherent noise the gamma of greatest likelihood on `dataset`; returns it, [1] or [1,T] of types.
+
+    `total` by `joint_gamma`; `local` and `local-deep` by `block_gamma` of each type's atoms, a type without
+    atoms keeps its own.
+
+    Raises:
+        NoiseError: the noise is not coherent, its gamma an output or that of several heads; `block_gamma`'s.
+    """
+    config, noise = potential.config, potential.noise
+    if config.noise not in ("total", "local", "local-deep") or config.gamma_kind == "output":
+        raise NoiseError(
+            f"noise {config.noise} with gamma_kind {config.gamma_kind} has no constant gamma to fit"
+        )
+    log_gamma = noise.gamma.log_gamma if config.noise == "total" else noise.process.log_gamma
+    if len(log_gamma) > 1:
+        raise NoiseError(f"the model has {len(log_gamma)} heads: gamma is fitted to a single one")
+    r = collect_residuals(potential.eval(), dataset)
+    with torch.no_grad():
+        if config.noise == "total":
+            log_gamma.fill_(math.log(joint_gamma(r, config.project_net_force)))
+            return log_gamma.exp()
+        own = torch.exp(2.0 * log_gamma[0].cpu())[r.atom_types] * r.variances
+        blocks = r.covariance - own[:, None, None] * torch.eye(3, dtype=own.dtype)
+        for t in r.atom_types.unique().tolist():
+            of_type = r.atom_types == t
+            log_gamma[0, t] = math.log(block_gamma(r.forces[of_type], blocks[of_type], r.variances[of_type]))
+    return log_gamma.exp()
+
+
+def colours(edge_index: Tensor, num_atoms: int, hops: int) -> Tensor:
+    """A colour of every atom [N] int64 such that atoms of one colour are more than `hops` edges apart."""
+    near = torch.eye(num_atoms, dtype=torch.bool)
+    near[edge_index[0], edge_index[1]] = near[edge_index[1], edge_index[0]] = True
+    reach = near
+    for _ in range(hops - 1):
+        reach = (reach.double() @ near.double()) > 0
+    found = torch.full((num_atoms,), -1)
+    for atom in range(num_atoms):
+        taken = set(found[reach[atom]].tolist())
+        found[atom] = next(colour for colour in range(num_atoms) if colour not in taken)
+    return found
+
+
+def exact_blocks(
+    potential: Potential, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
+    num_structures: int,
+) -> Tensor:  # fmt: skip
+    """Blocks sum_j d_i sigma_j d_i sigma_j^T [N,3,3] of noise `local-deep`, exact: what its probes estimate.
+
+    One backward pass per colour: atoms of one colour share no atom that their standard deviations depend on,
+    so the sum over colours of the outer products is that over atoms. As many passes as atoms lie within twice
+    the network's reach: a check, on small systems.
+
+    Raises:
+        NoiseError: the model has other noise.
+    """
+    if potential.config.noise != "local-deep":
+        raise NoiseError(f"exact blocks are of noise local-deep, not {potential.config.noise}")
+    edge_vec = edge_vec.detach().requires_grad_(True)
+    edges = potential.network.embed(edge_vec, edge_index, atom_types)
+    _, features = potential.network.propagate(edges, edge_index, atom_types)
+    terms = potential.noise(features, edges, edge_index, atom_types, batch, num_structures)
+    colour = colours(edge_index.cpu(), len(atom_types), 2 * potential.config.num_layers).to(edge_vec.device)
+    blocks = edge_vec.new_zeros(len(atom_types), 3, 3)
+    for c in range(int(colour.max()) + 1 if len(colour) else 0):
+        total = terms.sigmas[:, colour == c].sum()
+        (slope,) = torch.autograd.grad(total, edge_vec, retain_graph=True)
+        rows = by_positions(edge_index, edge_vec.detach(), slope, batch, num_structures)
+        blocks += rows[:, :, None] * rows[:, None, :]
+    return blocks
