@@ -44,11 +44,14 @@ def table(case: Case, rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(name: str, only: str, seconds: float, quick: bool, output: str) -> None:
+def main(name: str, only: str, ours: bool, seconds: float, quick: bool, output: str) -> None:
     cases = []
     for case in importlib.import_module(name).cases():
         if only not in case.name or (quick and not case.quick):
             continue
+        if ours:
+            rivals = {rival: make for rival, make in case.rivals.items() if rival.startswith("uqforce")}
+            case = dataclasses.replace(case, rivals=rivals)
         threads, others = torch.get_num_threads(), OtherWork()
         rows = run_case(case, seconds, name)
         entry = {"case": case.name, "unit": case.unit, "count": case.count, "threads": threads}

@@ -30,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads (default 1)")
     parser.add_argument("--seconds", type=float, help=f"for each rival of a case (default {SECONDS})")
     parser.add_argument("--quick", action="store_true", help=f"fewer cases, {QUICK_SECONDS} seconds each")
+    parser.add_argument("--ours", action="store_true", help="without rivals, as for scaling with threads")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results there, not into --output")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
@@ -48,7 +49,7 @@ def measured(args: argparse.Namespace, name: str, threads: int, scratch: str) ->
     """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
     output = Path(scratch) / "measured.json"
     options = {"name": name, "output": str(output)}
-    options |= {key: getattr(args, key) for key in ("only", "seconds", "quick")}
+    options |= {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick")}
     number = str(threads)
     variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "UQFORCE_BENCH_SCRATCH": scratch}
     command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]

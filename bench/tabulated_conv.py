@@ -5,6 +5,12 @@ size M. Silicon of 512 atoms, 28 neighbours within 5 A. The rivals are given sph
 basis, so their gradients end there, while ours go on to the edge vectors. Derivatives are of K cotangents at
 once; the rivals take one after the other. Counted operations: the spline's six terms per weight (twelve with
 the slope), the tensor product as in tensor_product_conv, and the linear map.
+
+The radial functions are evaluated for every directed edge, not once for the two of a pair. In this silicon a
+third of the edges have their reverse in the same block of 24 atoms, whose rows are in the cache: sharing
+would spare a sixth of the spline, itself 4.0 of the 10.8 us/atom of preset M's inner layer (perf), 6 % of
+the value, and keep 3 KB of weights for each pair meanwhile. Beyond a block those weights would come from
+memory, which is what this form avoids.
 """
 
 from collections.abc import Callable, Iterator

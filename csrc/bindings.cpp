@@ -44,6 +44,8 @@ PYBIND11_MODULE(_C, m) {
       arg("batch") = py::none());
   Bind<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t)>::to(
       m, "edge_embedding", arg("edge_vec"), arg("inverse_cutoff"), arg("l_max"));
+  Bind<Tensor(const Tensor&, at::IntArrayRef, double, double)>::to(m, "gate", arg("x"), arg("spec"),
+                                                                   arg("silu_factor"), arg("tanh_factor"));
   Bind<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, at::IntArrayRef, bool)>::to(
       m, "block_linear", arg("x"), arg("weight"), arg("types"), arg("spec"), arg("transposed") = false);
   Bind<Tensor(const Tensor&, const Tensor&, at::IntArrayRef)>::to(m, "type_weights", arg("features"),

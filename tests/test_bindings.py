@@ -37,6 +37,7 @@ CALLS = {
         *(random(4, 5), random(1, 5), None),
         *([5, 5, 5, 1, 1, 2, 2, 0, 0, 0, 3, 1, 1, 2, 2, 4], False),
     ),
+    "gate": (random(4, 7), [1, 2, 1, 4, 3, 1], 1.5, 1.6),
     "type_weights": (random(2, 3), random(3 * LINEAR.weight_numel), LINEAR.flat),
     "radial_interpolation": (random(9, 5), random(9, 5).detach(), random(4, 1)),
     "tabulated_conv": (random(4, 5), *TABULATED),

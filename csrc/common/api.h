@@ -9,3 +9,6 @@
 #else
 #define UQFORCE_HOST_DEVICE
 #endif
+
+// What must stay in registers, or it is slow.
+#define UQFORCE_INLINE UQFORCE_HOST_DEVICE inline __attribute__((always_inline))

@@ -10,9 +10,6 @@
 #include "common/api.h"
 #include "tensor_product_conv/coupling.h"
 
-// All of it stays in registers, or it is slow.
-#define UQFORCE_INLINE UQFORCE_HOST_DEVICE inline __attribute__((always_inline))
-
 namespace uqforce::embedding {
 namespace {
 

@@ -50,7 +50,7 @@ def random_options(seed: int) -> dict:
         "model_dtype": ["float64", "float32"][seed % 2],
         "type_names": types,
         "r_max": r_max,
-        "num_layers": draw.randint(1, 3 if l_max < 3 else 2),
+        "num_layers": draw.randint(1, 4 if l_max < 3 else 2),
         "l_max": l_max,
         "parity": draw.random() < 0.5,
         "num_features": draw.choice([draw.randint(1, 6), [draw.randint(1, 6) for _ in range(l_max + 1)]]),

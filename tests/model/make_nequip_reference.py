@@ -32,6 +32,8 @@ CASES = {
         "num_features": [4, 3, 2],
         "bessel_trainable": True,
     },
+    # Odd scalars need four layers.
+    "odd-scalars": {"num_layers": 4, "l_max": 1, "parity": True, "num_features": [3, 2]},
     "l-max-4": {"num_layers": 2, "l_max": 4, "parity": True, "num_features": [3, 2, 2, 1, 2]},
     "many-options": {
         "num_layers": 3,

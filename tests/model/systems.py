@@ -49,7 +49,7 @@ def make_potential(seed: int = 0, **fields) -> Potential:
     defaults = {
         "type_names": TYPES,
         "r_max": CUTOFF,
-        "num_layers": 3,
+        "num_layers": 4,  # the fewest that have odd scalars
         "l_max": 2,
         "num_features": [6, 5, 4],
         "radial_mlp_width": 8,

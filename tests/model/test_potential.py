@@ -225,8 +225,9 @@ def test_interpolated_radial_networks(dtype, fields):
     system = random_system([40, 30], periodic=True)
 
     def forces_and_gradients(dtype, nodes):
-        potential = make_potential(dtype=dtype, radial_mlp_width=32, **fields).train()
-        potential.load_state_dict(make_potential(radial_mlp_width=32, **fields).state_dict())
+        small = {"num_layers": 3, "radial_mlp_width": 32, **fields}
+        potential = make_potential(dtype=dtype, **small).train()
+        potential.load_state_dict(make_potential(**small).state_dict())
         potential.network.radial_nodes = nodes
         forces = evaluate(potential, system).forces
         trained = [p for p in potential.parameters() if p.requires_grad]
