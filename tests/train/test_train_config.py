@@ -1,10 +1,13 @@
 """The configuration: errors name field, value and fix; the template; what may change on resume."""
 
+import re
+
 import pytest
 import yaml
 
 from uqforce.train import TrainConfig, template
 from uqforce.train.config import config_hash, fixed_fields
+from uqforce.train.methods import METHODS
 from uqforce.train.sections import ConfigError, ModelSection
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"r_max": 5.0}}
@@ -42,6 +45,7 @@ def with_field(dotted: str, value) -> dict:
         ("loss.joint", True, r"joint: true is a likelihood: set energy\.kind"),
         ("loss", {p: {"weight": 0} for p in ("energy", "forces", "stress")}, "all weights are 0"),
         ("loss.energy.kind", "likelihood", r"loss\.energy\.kind.*model\.noise"),
+        ("uncertainty", "dreams", r"uncertainty: 'dreams': .*'ensemble'"),
     ],
 )
 def test_errors_name_the_field_the_value_and_the_fix(field, value, message):
@@ -74,7 +78,9 @@ def test_paths_may_hold_environment_variables(monkeypatch):
 
 
 def test_the_template_is_every_field_with_its_default():
-    values = yaml.safe_load(template())
+    """The fields that `uncertainty` sets stand in comments."""
+    assert TrainConfig.parse(yaml.safe_load(template())) == TrainConfig.parse(MINIMAL)
+    values = yaml.safe_load(re.sub(r"# (\w+: \S+)\n", r"\1\n", template()))
     config = TrainConfig.parse(values)
     assert config == TrainConfig.parse(MINIMAL)
     dumped = config.model_dump(mode="json")
@@ -146,3 +152,41 @@ def test_epochs_are_not_free_where_they_are_the_cosines_length():
     assert fixed_fields(config(10))["schedule.horizon"] == 10
     assert config_hash(config(10)) != config_hash(config(20))
     assert config_hash(config(10, 30)) == config_hash(config(20, 30))
+
+
+@pytest.mark.parametrize("word", ["none", "ensemble"])
+def test_a_word_sets_what_is_not_given(word):
+    """and every word written down means itself again."""
+    config = TrainConfig.parse({**MINIMAL, "uncertainty": word})
+    for name, value in dict(flat(METHODS[word])).items():
+        assert fixed_fields(config)[name] == value
+    assert TrainConfig.parse(config.model_dump(mode="json")) == config
+    assert (
+        TrainConfig.parse(yaml.safe_load(template().replace("uncertainty: none", f"uncertainty: {word}")))
+        == config
+    )
+
+
+def flat(values: dict, prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def test_given_fields_win_over_the_word():
+    assert TrainConfig.parse({**MINIMAL, "uncertainty": "ensemble", "members": 7}).members == 7
+
+
+def test_a_field_that_contradicts_the_word_is_refused():
+    with pytest.raises(ConfigError, match="uncertainty: ensemble and members: 1 contradict each other"):
+        TrainConfig.parse({**MINIMAL, "uncertainty": "ensemble", "members": 1})
+
+
+def test_the_word_itself_may_change_on_resume():
+    word, fields = (
+        {**MINIMAL, "uncertainty": "ensemble"},
+        {**MINIMAL, "members": METHODS["ensemble"]["members"]},
+    )
+    assert config_hash(TrainConfig.parse(word)) == config_hash(TrainConfig.parse(fields))

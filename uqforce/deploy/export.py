@@ -21,10 +21,12 @@ from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
 from uqforce.deploy.errors import ExportError
 from uqforce.model import (
-    InferencePotential,
+    Ensemble,
     ModelFileError,
     Potential,
     Prediction,
+    first_member,
+    inference_form,
     load_model,
     sample_structure,
 )
@@ -81,15 +83,15 @@ class ExportedPotential(torch.nn.Module):
     has_mixture: Final[bool]
     has_tables: Final[bool]
 
-    def __init__(self, potential: Potential, tabulation: float | None = None):
+    def __init__(self, potential: Potential | Ensemble, tabulation: float | None = None):
         super().__init__()
         self.potential = (
-            copy.deepcopy(potential) if tabulation == 0 else InferencePotential(potential, tabulation)
+            copy.deepcopy(potential) if tabulation == 0 else inference_form(potential, tabulation)
         )
         self.weights_sha256 = weights_sha256(potential)
         self.tabulation = {} if tabulation == 0 else self.potential.tabulation
         self.has_tables = tabulation != 0
-        self.has_mixture = potential.mixture.means.shape[0] > 0
+        self.has_mixture = first_member(potential).mixture.means.shape[0] > 0
         self.eval()
         # What has no elements for two structures of many atoms is not carried.
         prediction = self.potential(*sample_structure(self.potential))
@@ -168,7 +170,11 @@ class ExportedPotential(torch.nn.Module):
                 "nll": prediction.nll,
                 "energies_variance": prediction.energies_variance,
                 "energy_uncertainty": prediction.energy_uncertainty,
+                "energy_uncertainty_aleatoric": prediction.energy_uncertainty_aleatoric,
+                "energy_uncertainty_epistemic": prediction.energy_uncertainty_epistemic,
                 "forces_uncertainty": prediction.forces_uncertainty,
+                "forces_uncertainty_aleatoric": prediction.forces_uncertainty_aleatoric,
+                "forces_uncertainty_epistemic": prediction.forces_uncertainty_epistemic,
             }
             out: Dict[str, Tensor] = {}  # noqa: UP006
             for name in self.carries:
@@ -179,7 +185,7 @@ class ExportedPotential(torch.nn.Module):
             raise RuntimeError("the file holds radial networks: export it without --tabulation 0")
 
 
-def weights_sha256(potential: Potential) -> str:
+def weights_sha256(potential: Potential | Ensemble) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(potential.state_dict().items()):
         digest.update(name.encode())
@@ -190,7 +196,7 @@ def weights_sha256(potential: Potential) -> str:
 def metadata(module: ExportedPotential) -> dict[str, Any]:
     """What an exported file says about itself (JSON)."""
     potential = module.potential
-    config = potential.config
+    config, members = potential.config, list(getattr(potential, "members", [potential]))
     outputs = module(*sample_structure(potential))
     return {
         "format_version": FORMAT_VERSION,
@@ -199,7 +205,7 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "type_names": list(config.type_names),
         "cutoff": config.r_max,
         "edge_type_cutoffs": config.cutoff_table(),
-        "num_layers": config.num_layers,
+        "num_layers": max(member.config.num_layers for member in members),
         "dtype": config.dtype,
         "length_unit": "A",
         "outputs": {name: UNITS[name] for name in outputs},
@@ -207,7 +213,9 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
         "tabulation": module.tabulation,
         # The most numbers of an atom that its neighbours read; the first layer's follow from the type.
-        "exchange_width": max((layer.conv_spec[0] for layer in potential.layers[1:]), default=0)
+        "exchange_width": max(
+            (layer.conv_spec[0] for member in members for layer in member.layers[1:]), default=0
+        )
         if module.has_tables
         else 0,
         "weights_sha256": module.weights_sha256,
@@ -222,7 +230,9 @@ def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
         return torch.jit.freeze(script, preserved_attrs=["domain", "nll_gradient"], optimize_numerics=False)
 
 
-def export(potential: Potential, path: str | os.PathLike, tabulation: float | None = None) -> dict[str, Any]:
+def export(
+    potential: Potential | Ensemble, path: str | os.PathLike, tabulation: float | None = None
+) -> dict[str, Any]:
     """Write `potential` to `path` as TorchScript with `metadata.json` inside; returns the metadata.
 
     The radial networks become tables; `tabulation` is the error allowed to them (default
@@ -375,14 +385,14 @@ def load_exported(
 
 
 def open_model(
-    model: str | os.PathLike | Potential, device: str | torch.device = "cpu"
+    model: str | os.PathLike | Potential | Ensemble, device: str | torch.device = "cpu"
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The evaluating module and the metadata of an exported `.pt`, a `.uqf` model or a `Potential`.
+    """The evaluating module and the metadata of an exported `.pt`, a `.uqf` model, or a model in memory.
 
     Raises:
         FileNotFoundError, ModelFileError: from `load_exported` or `load_model`.
     """
-    if not isinstance(model, Potential):
+    if not isinstance(model, Potential | Ensemble):
         path = Path(model)
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"

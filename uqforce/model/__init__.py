@@ -1,6 +1,7 @@
 """NequIP's architecture, its uncertainty heads and its files."""
 
 from uqforce.model.config import NOISE, PRESETS, ModelConfig
+from uqforce.model.ensemble import Ensemble, InferenceEnsemble, first_member, inference_form
 from uqforce.model.file import ModelFileError, load_model, save_model
 from uqforce.model.inference import InferencePotential
 from uqforce.model.mixture import Mixture
@@ -12,6 +13,8 @@ from uqforce.model.sample import sample_structure
 __all__ = [
     "NOISE",
     "PRESETS",
+    "Ensemble",
+    "InferenceEnsemble",
     "InferencePotential",
     "Mixture",
     "ModelConfig",
@@ -19,6 +22,8 @@ __all__ = [
     "Network",
     "Potential",
     "Prediction",
+    "first_member",
+    "inference_form",
     "load_model",
     "sample_structure",
     "save_model",

@@ -68,6 +68,9 @@ class ModelConfig(BaseModel):
     per_type_energy_scales_trainable: bool = Field(False, description="train the scales")
     per_type_energy_shifts_trainable: bool = Field(False, description="train the shifts")
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark repulsion")
+    heads: int = Field(
+        1, ge=1, description="energy readouts on one network, each with its own noise: an ensemble of heads"
+    )
     noise: Literal["none", "total", "local", "local-deep", "white"] = Field(
         "none",
         description="noise of the labels: total (coherent, structures of like size), local (coherent, any "

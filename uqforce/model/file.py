@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from uqforce._version import __version__
 from uqforce.model.config import NOISE, ModelConfig
+from uqforce.model.ensemble import Ensemble
 from uqforce.model.potential import Potential
 
-FORMAT_VERSION = 3  # 1 lacks the mixture's projection, 2 the noise; a model without is written as such
+FORMAT_VERSION = 4  # 1 lacks the mixture's projection, 2 noise, 3 members; a model without is written as such
 
 
 class ModelFileError(ValueError):
@@ -36,21 +38,35 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
-def save_model(potential: Potential, path: str | os.PathLike) -> None:
-    """Write configuration, card, weights and mixture to `path` (`.uqf`), atomically."""
-    noisy = potential.config.noise != "none"
-    header = {
-        "format_version": 3 if noisy else 1 if potential.mixture.projection is None else 2,
-        "uqforce_version": __version__,
-        "config": potential.config.model_dump(exclude=None if noisy else set(NOISE)),
-        "card": potential.card,
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
+def save_model(model: Potential | Ensemble, path: str | os.PathLike) -> None:
+    """Write configuration, card, weights and mixture, of every member, to `path` (`.uqf`), atomically."""
+    header = {"format_version": _format_of(model), "uqforce_version": __version__}
+    if isinstance(model, Ensemble):
+        header |= {"card": model.card, "ddof": model.ddof, "members": [_entry(m) for m in model.members]}
+    else:
+        header |= _entry(model)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"uqforce": json.dumps(header)}))
 
 
-def upgrade(config: dict, tensors: dict[str, torch.Tensor]) -> None:
-    """Bring a file of format 1 or 2 to format 3, where `variance_head` is a form of noise, `total`."""
+def _format_of(model: Potential | Ensemble) -> int:
+    """The oldest format that has a place for all of the model."""
+    if isinstance(model, Ensemble) or model.config.heads > 1:
+        return 4
+    if model.config.noise != "none":
+        return 3
+    return 1 if model.mixture.projection is None else 2
+
+
+def _entry(potential: Potential) -> dict:
+    """Configuration, as far as the format knows it, and card."""
+    of_format = _format_of(potential)
+    unknown = {"heads", *NOISE} if of_format < 3 else {"heads"} if of_format < 4 else set()
+    return {"config": potential.config.model_dump(exclude=unknown), "card": potential.card}
+
+
+def upgrade(config: dict, tensors: dict[str, Tensor]) -> None:
+    """Bring a model of format 1 or 2 to format 3, where `variance_head` is a form of noise, `total`."""
     if "variance_head" not in config:
         return
     config["noise"] = "total" if config.pop("variance_head") else "none"
@@ -65,7 +81,7 @@ def upgrade(config: dict, tensors: dict[str, torch.Tensor]) -> None:
 
 def load_model(
     path: str | os.PathLike, device: str | torch.device = "cpu", dtype: str | None = None
-) -> Potential:
+) -> Potential | Ensemble:
     """Read a model file, in evaluation mode.
 
     Args:
@@ -92,15 +108,29 @@ def load_model(
             f"{path} has model format {header['format_version']} (uqforce {header['uqforce_version']}); this "
             f"uqforce {__version__} reads formats up to {FORMAT_VERSION}: upgrade uqforce"
         )
-    upgrade(header["config"], tensors)
-    config = ModelConfig(**header["config"])
+    if "members" not in header:
+        return _potential(header, tensors, dtype).to(device).eval()
+    members = []
+    for number, entry in enumerate(header["members"]):
+        start = f"members.{number}."
+        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        members.append(_potential(entry, own, dtype))
+    ensemble = Ensemble(members, header["ddof"])
+    ensemble.card = header["card"]
+    return ensemble.to(device).eval()
+
+
+def _potential(entry: dict, tensors: dict[str, Tensor], dtype: str | None) -> Potential:
+    """One model of its configuration, card and tensors."""
+    upgrade(entry["config"], tensors)
+    config = ModelConfig(**entry["config"])
     if dtype is not None:
-        config = ModelConfig(**{**header["config"], "dtype": dtype})
+        config = ModelConfig(**{**entry["config"], "dtype": dtype})
     potential = Potential(config)
     potential.set_mixture(
         *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights")),
         projection=tensors.get("mixture.projection"),
     )
     potential.load_state_dict(tensors)
-    potential.card = header["card"]
-    return potential.to(device).eval()
+    potential.card = entry["card"]
+    return potential

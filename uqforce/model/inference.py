@@ -16,7 +16,14 @@ from uqforce.model.inference_layers import InferenceInteraction, padded
 from uqforce.model.interaction import Interaction
 from uqforce.model.noise.terms import MemberLinear
 from uqforce.model.potential import Potential
-from uqforce.model.prediction import DomainPrediction, Evaluation, Prediction, by_positions, derived
+from uqforce.model.prediction import (
+    DomainPrediction,
+    Evaluation,
+    Prediction,
+    by_positions,
+    derived,
+    of_domain,
+)
 from uqforce.model.sample import sample_structure
 from uqforce.ops import radial_table
 
@@ -189,18 +196,8 @@ class InferencePotential(nn.Module):
         edge_vec = edge_vec.detach().to(torch.float64)
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
         e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", numbers)[0]
-        empty = e.energies.new_zeros(0)
-        energy_sigma, forces_sigma, variances = empty, empty, empty
-        if e.variance.shape[0] > 0:
-            energy_sigma = torch.sqrt(e.variance.mean(0))
-            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
-            forces_sigma = torch.sqrt(trace / 3.0 + e.diagonal.mean(0))
-        if e.variances.shape[0] > 0:
-            variances = e.variances.mean(0)
-        return DomainPrediction(
-            e.energies.mean(0), e.gradients.mean(0), e.features, self.mixture(e.features), variances,
-            energy_sigma, forces_sigma,
-        )  # fmt: skip
+        trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
+        return of_domain(e, self.mixture(e.features), trace, edge_index, atom_types.shape[0], 0)
 
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
@@ -224,11 +221,11 @@ class InferencePotential(nn.Module):
             x = layer.gate(gate_in[-1])
         x = x[:n]
         features = self.readout.hidden(x)
-        energies = self.scale_shift(self.readout.last(features).squeeze(1), types).unsqueeze(0)
+        energies = self.scale_shift(self.readout.last(features).t(), types)
         members = energies.shape[0]
 
         scales = self.scale_shift.scales[types].to(self.dtype).view(1, -1, 1)
-        of_energies = (self.readout.last.weight * self.readout.last.alpha).view(1, 1, -1) * scales
+        of_energies = (self.readout.last.weight * self.readout.last.alpha).t().unsqueeze(1) * scales
         terms, of_noise, beside = self.noise.explicit(
             features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks, numbers
         )

@@ -73,15 +73,17 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(layers)
         width = config.readout_mlp_hidden_layers_width or irreps.dim
         depth = config.readout_mlp_hidden_layers_depth
-        self.readout = ScalarMLP([irreps.dim] + [width] * depth + [1], dtype, config.readout_mlp_nonlinearity)
+        self.readout = ScalarMLP(
+            [irreps.dim] + [width] * depth + [config.heads], dtype, config.readout_mlp_nonlinearity
+        )
         self.num_last_features = width if depth else irreps.dim
         self.scale_shift = PerTypeScaleShift(config)
         self.zbl = ZBL(config.type_names) if config.zbl else None
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
-        """edge_vec [E,3] A, edge_index [2,E], atom_types [N] -> energies [N] float64 eV, features [N,D].
+        """edge_vec [E,3] A, edge_index [2,E], atom_types [N] -> energies [M,N] float64 eV, features [N,D].
 
-        The features are the scalars immediately before the last linear map to the atomic energy.
+        M heads: the rows of one last linear map, to the atomic energies, of the same features.
         """
         return self.propagate(self.embed(edge_vec, edge_index, atom_types), edge_index, atom_types)
 
@@ -102,7 +104,7 @@ class Network(nn.Module):
         for layer in self.layers:
             x = layer(x, edges, edge_index, atom_types, self.type_embedding)
         features = self.readout.hidden(x)
-        energies = self.scale_shift(self.readout.last(features).squeeze(1), atom_types)
+        energies = self.scale_shift(self.readout.last(features).t(), atom_types)
         if self.zbl is not None:
             energies = energies + self.zbl(edges.vec, edges.scaled_length, edge_index, atom_types)
         return energies, features

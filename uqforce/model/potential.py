@@ -9,7 +9,14 @@ from uqforce.model.config import ModelConfig
 from uqforce.model.mixture import Mixture
 from uqforce.model.network import DTYPES, Network
 from uqforce.model.noise import make_noise
-from uqforce.model.prediction import Evaluation, Prediction, by_positions, derived, detached
+from uqforce.model.prediction import (
+    Evaluation,
+    Prediction,
+    by_positions,
+    derived,
+    detached,
+    of_member,
+)
 
 
 class Potential(nn.Module):
@@ -28,7 +35,7 @@ class Potential(nn.Module):
         self.card: dict = {}
         self.network = Network(config)
         self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
-        self.noise = make_noise(config, self.network.num_last_features)
+        self.noise = make_noise(config, self.network.num_last_features, config.heads)
 
     def set_mixture(
         self,
@@ -87,6 +94,33 @@ class Potential(nn.Module):
         The score is the `reduction` "mean", "max" or "sum" of the `nll` of a structure's atoms; with "" there
         is no gradient, [0,3]. The mixture must be fitted, the potential in evaluation mode.
         """
+        e, of_score = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, reduction)
+        nll, edge_vec = self.mixture(e.features), edge_vec.detach().to(torch.float64)
+        prediction = derived(e, nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
+        return prediction, of_score
+
+    @torch.jit.unused
+    def of_members(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> list[Prediction]:
+        """What each head says by itself, from one pass through the network; arguments as in `forward`."""
+        e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
+        nll, edge_vec = self.mixture(e.features), edge_vec.detach().to(torch.float64)
+        return [
+            derived(of_member(e, m), nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
+            for m in range(e.energies.shape[0])
+        ]
+
+    def evaluate(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        batch: Tensor,
+        num_structures: int,
+        reduction: str,
+    ) -> tuple[Evaluation, Tensor]:
+        """What predictions are made of, and the scores' gradient; arguments as in `with_nll_gradient`."""
         if reduction != "" and self.training:
             raise RuntimeError("the gradient of nll is for evaluation: call eval() first")
         if not torch.is_grad_enabled():
@@ -98,7 +132,6 @@ class Potential(nn.Module):
             edge_vec = edge_vec.detach().requires_grad_(True)
         edges = self.network.embed(edge_vec, edge_index, atom_types)
         energies, features = self.network.propagate(edges, edge_index, atom_types)
-        energies = energies.unsqueeze(0)
         terms = self.noise(features, edges, edge_index, atom_types, batch, num_structures)
         keep, with_score = self.training, reduction != ""
         scalars = torch.cat([energies.sum(1), terms.roots])
@@ -114,19 +147,7 @@ class Potential(nn.Module):
             cotangent = self.mixture.cotangent(features, batch, num_structures, reduction)
             of_edges = _gradients((features * cotangent).sum().view(1), edge_vec, False, False)[0]
             of_score = by_positions(edge_index, edge_vec.detach(), of_edges, batch, num_structures)
-        if not self.training:
-            evaluation, edge_vec = detached(evaluation), edge_vec.detach()
-        prediction = derived(
-            evaluation,
-            self.mixture(features),
-            edge_index,
-            edge_vec,
-            batch,
-            num_structures,
-            self.noise.local,
-            0,
-        )
-        return prediction, of_score
+        return evaluation if self.training else detached(evaluation), of_score
 
 
 def _gradients(scalars: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """What a potential says, and how it follows from energies, noise and their derivatives by the edges."""
 
-from typing import NamedTuple
+from typing import List, NamedTuple  # noqa: UP035  (TorchScript)
 
 import torch
 from torch import Tensor
@@ -51,7 +51,11 @@ class DomainPrediction(NamedTuple):
     nll: Tensor  # [n]
     energies_variance: Tensor  # [n]
     energy_uncertainty: Tensor  # [1], of the whole structure
+    energy_uncertainty_aleatoric: Tensor  # [1]
+    energy_uncertainty_epistemic: Tensor  # [1]
     forces_uncertainty: Tensor  # [n]
+    forces_uncertainty_aleatoric: Tensor  # [n]
+    forces_uncertainty_epistemic: Tensor  # [n]
 
 
 class Evaluation(NamedTuple):
@@ -97,6 +101,25 @@ def detached(e: Evaluation) -> Evaluation:
     return Evaluation(
         e.energies.detach(), e.gradients.detach(), e.features.detach(), e.variances.detach(),
         e.variance.detach(), e.diagonal.detach(), e.strain.detach(), e.slopes.detach(), e.halves.detach(),
+    )  # fmt: skip
+
+
+def of_member(e: Evaluation, m: int) -> Evaluation:
+    """One member's part."""
+    mine, slopes = slice(m, m + 1), e.slopes[m :: e.energies.shape[0]]  # every probe has a row per member
+    return Evaluation(
+        e.energies[mine], e.gradients[mine], e.features, e.variances[mine], e.variance[mine],
+        e.diagonal[mine], e.strain[mine], slopes, e.halves[mine],
+    )  # fmt: skip
+
+
+def joined(parts: List[Evaluation]) -> Evaluation:  # noqa: UP006  (TorchScript)
+    """Several evaluations of the same atoms and edges as one; the features are the first one's."""
+    return Evaluation(
+        torch.cat([e.energies for e in parts]), torch.cat([e.gradients for e in parts]), parts[0].features,
+        torch.cat([e.variances for e in parts]), torch.cat([e.variance for e in parts]),
+        torch.cat([e.diagonal for e in parts]), torch.cat([e.strain for e in parts]),
+        torch.cat([e.slopes for e in parts]), torch.cat([e.halves for e in parts]),
     )  # fmt: skip
 
 
@@ -149,8 +172,8 @@ def derived(
             for m in range(members)
         ]
         energy_ensemble = energy
-        forces_ensemble = torch.stack([of_member[0] for of_member in each])
-        virial_ensemble = torch.stack([of_member[3] for of_member in each])
+        forces_ensemble = torch.stack([one[0] for one in each])
+        virial_ensemble = torch.stack([one[3] for one in each])
         epistemic = matrices(epistemic)
         scale = 1.0 / (members - ddof)
         energy_spread = energy - energy.mean(0)
@@ -190,6 +213,41 @@ def derived(
         virial_ensemble=virial_ensemble,
         llpr=empty,
         forces_error=empty,
+    )
+
+
+def of_domain(
+    e: Evaluation, nll: Tensor, trace: Tensor, edge_index: Tensor, num_atoms: int, ddof: int
+) -> DomainPrediction:
+    """What a process of a parallel engine says of its own n atoms, of `num_atoms` that it sees.
+
+    trace [n] is that of the slopes' blocks, mean over members, of the edges of all processes.
+    """
+    members, own = e.energies.shape
+    energy_noise, forces_noise = trace.new_zeros(0), trace.new_zeros(0)
+    if e.variance.shape[0] > 0:
+        energy_noise, forces_noise = e.variance.mean(0), trace / 3.0 + e.diagonal.mean(0)
+    energy_spread, forces_spread = trace.new_zeros(0), trace.new_zeros(0)
+    if members > 1:
+        forces = e.gradients.new_zeros(members, num_atoms, 3)
+        forces = forces.index_add(1, edge_index[0], e.gradients)
+        forces = forces.index_add(1, edge_index[1], e.gradients, alpha=-1.0)
+        forces = torch.ops.uqforce.ghost_exchange_vjp(forces, own)
+        energy = torch.ops.uqforce.sum_over_ranks(e.energies.sum(1))
+        forces_spread = (forces - forces.mean(0)).square().sum(2).sum(0) / (3 * (members - ddof))
+        energy_spread = (energy - energy.mean(0)).square().sum(0, keepdim=True) / (members - ddof)
+    return DomainPrediction(
+        energies=e.energies.mean(0),
+        edge_gradient=e.gradients.mean(0),
+        features=e.features,
+        nll=nll,
+        energies_variance=e.variances.mean(0) if e.variances.shape[0] > 0 else energy_noise[:0],
+        energy_uncertainty=torch.sqrt(added(energy_noise, energy_spread)),
+        energy_uncertainty_aleatoric=torch.sqrt(energy_noise),
+        energy_uncertainty_epistemic=torch.sqrt(energy_spread),
+        forces_uncertainty=torch.sqrt(added(forces_noise, forces_spread)),
+        forces_uncertainty_aleatoric=torch.sqrt(forces_noise),
+        forces_uncertainty_epistemic=torch.sqrt(forces_spread),
     )
 
 

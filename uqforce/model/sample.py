@@ -1,13 +1,12 @@
 """Structures made for checks of a model."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from uqforce.model.potential import Potential
 from uqforce.ops import neighbor_list
 
 
-def sample_structure(potential: Potential, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+def sample_structure(potential: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Arguments of a model: two structures of 27 jittered atoms of all types, one periodic, one not."""
     device = next(potential.parameters()).device
     generator = torch.Generator().manual_seed(seed)

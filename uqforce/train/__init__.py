@@ -4,7 +4,8 @@ from uqforce.train.checkpoint import CheckpointError
 from uqforce.train.config import ConfigError, TrainConfig
 from uqforce.train.loop import Trainer, TrainingError
 from uqforce.train.loss import LossError
-from uqforce.train.run import set_up_process, train
+from uqforce.train.members import train
+from uqforce.train.run import set_up_process
 from uqforce.train.template import template
 
 __all__ = [

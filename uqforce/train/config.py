@@ -6,11 +6,12 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from uqforce.train.methods import METHODS, contradiction, with_defaults
 from uqforce.train.sections import (
     CheckpointConfig,
     ConfigError,
@@ -29,6 +30,11 @@ class TrainConfig(Section):
 
     output: str = Field(
         "training", description="directory of the run: log, metrics.csv, checkpoints, models, plots"
+    )
+    uncertainty: Literal[tuple(METHODS)] = Field(
+        "none",
+        description=f"method, one word: {', '.join(METHODS)}; it sets the defaults of the fields that stand "
+        "in comments below, of which those that are given win",
     )
     data: DataConfig
     model: ModelSection
@@ -51,14 +57,28 @@ class TrainConfig(Section):
     )
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     seed: int = Field(0, ge=0, description="seed of the initial weights and of the order of frames")
+    members: int = Field(
+        1, ge=1, description="models to train, with seeds seed, seed + 1, ...; more than 1: an ensemble"
+    )
+    parallel: int = Field(1, ge=1, description="members that are trained at the same time, each in a process")
     threads: int | None = Field(
-        None, ge=1, description="threads of each process; null: as torch chooses (OMP_NUM_THREADS)"
+        None,
+        ge=1,
+        description="threads of each process; null: as torch chooses (OMP_NUM_THREADS), shared by members "
+        "that are trained at the same time",
     )
 
     @field_validator("output")
     @classmethod
     def _expanded(cls, value: str) -> str:
         return expand(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_uncertainty_says(cls, values: Any) -> Any:
+        """Write down what the word implies, so that it counts as configured."""
+        word = values.get("uncertainty") if isinstance(values, dict) else None
+        return with_defaults(values, METHODS[word]) if word in METHODS else values
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +92,12 @@ class TrainConfig(Section):
         ):
             return {**values, "schedule": {**schedule, "horizon": values.get("epochs", 100)}}
         return values
+
+    @model_validator(mode="after")
+    def _is_what_uncertainty_says(self) -> TrainConfig:
+        if (problem := contradiction(self.uncertainty, self)) is not None:
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _likelihood_needs_noise(self) -> TrainConfig:
@@ -124,11 +150,13 @@ FREE = (
     "max_minutes",
     "checkpoint",
     "threads",
+    "uncertainty",
     "data.train",
     "data.validation",
     "data.test",
 )
-"""Fields that may change on resume: none alters a step's mathematics. Frames are compared by their hash."""
+"""Fields that may change on resume: none alters a step's mathematics. Frames are compared by their hash, and
+instead of the word `uncertainty` the fields that it sets."""
 
 
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from uqforce.ops import edge_vectors
 from uqforce.train import checkpoint
 from uqforce.train.config import TrainConfig, config_hash, fixed_fields
 from uqforce.train.distributed import Processes
-from uqforce.train.loss import PROPERTIES, empty_tally, measure, total_loss
+from uqforce.train.loss import PROPERTIES, empty_tally, measure_members, total_loss
 from uqforce.train.schedule import Schedule
 
 log = logging.getLogger("uqforce.train")
@@ -51,6 +51,14 @@ def predict(potential: torch.nn.Module, batch: Batch) -> Prediction:
     """The potential's prediction of a batch; edge vectors from positions and cells."""
     edge_vec = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.cell_shift, batch.batch)
     return potential(edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures)
+
+
+def predictions(potential: Potential, batch: Batch) -> list[Prediction]:
+    """What each head of the potential says of a batch by itself."""
+    edge_vec = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.cell_shift, batch.batch)
+    return potential.of_members(
+        edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures
+    )
 
 
 @contextlib.contextmanager
@@ -167,7 +175,8 @@ class Trainer:
         """
         # A process without a share still walks the same graph, with a frame that counts nothing.
         batch = collate([self.train[i] for i in frames or [0]])
-        terms, tally = measure(predict(self.potential, batch), batch, self.config.loss, self._project)
+        of_heads = predictions(self.potential, batch)
+        terms, tally = measure_members(of_heads, batch, self.config.loss, self._project)
         if not frames:
             terms, tally = terms * 0.0, torch.zeros_like(tally)
         self.processes.sum_(tally)
@@ -211,7 +220,8 @@ class Trainer:
         with evaluating(self.judged):
             for frames in filter(None, shares):
                 batch = collate([dataset[i] for i in frames])
-                tally += measure(predict(self.judged, batch), batch, self.config.loss, self._project).tally
+                of_heads = predictions(self.judged, batch)
+                tally += measure_members(of_heads, batch, self.config.loss, self._project).tally
         return self.processes.sum_(tally)
 
     def _end_epoch(self, validation: Tensor, start: float) -> None:

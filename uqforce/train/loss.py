@@ -13,6 +13,7 @@ epochs and processes are averaged over what they hold, never as a mean of means.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -231,6 +232,14 @@ def measure(
             ]
         )
     return Measure(terms, tally)
+
+
+def measure_members(
+    predictions: Sequence[Prediction], batch: Batch, config: LossConfig, project_net_force: bool = False
+) -> Measure:
+    """The mean of what the members' predictions measure, each by itself."""
+    parts = [measure(prediction, batch, config, project_net_force) for prediction in predictions]
+    return Measure(*(torch.stack(column).mean(0) for column in zip(*parts)))
 
 
 def total_loss(terms: Tensor, counts: Tensor, config: LossConfig) -> Tensor:

@@ -90,7 +90,7 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def write_report(potential: Potential, sets: dict[str, Dataset], directory: Path) -> str:
-    """Write report.txt, report.json, parity.png, learning_curves.png into `directory`; returns the table."""
+    """Write report.txt, report.json and parity.png into `directory`; returns the table."""
     comparisons = {name: compare(potential, dataset) for name, dataset in sets.items()}
     results = {
         name: errors_of(comparison, potential.config.type_names) for name, comparison in comparisons.items()
@@ -99,7 +99,6 @@ def write_report(potential: Potential, sets: dict[str, Dataset], directory: Path
     (directory / "report.txt").write_text(text + "\n")
     (directory / "report.json").write_text(json.dumps(results, indent=2) + "\n")
     plot_parity(comparisons, results, directory / "parity.png")
-    plot_learning_curves(directory / "metrics.csv", directory / "learning_curves.png")
     return text
 
 

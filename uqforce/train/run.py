@@ -1,12 +1,14 @@
-"""`uqforce train`: from a configuration to a trained model and its report."""
+"""One training run: from a configuration to a trained model and its report."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,32 +20,26 @@ from uqforce.train.config import TrainConfig
 from uqforce.train.distributed import Processes
 from uqforce.train.loop import Trainer, log
 from uqforce.train.prepare import Prepared, prepare
-from uqforce.train.report import write_report
+from uqforce.train.report import plot_learning_curves, write_report
 from uqforce.train.start import start_from
 
 
-def train(config: TrainConfig, trust: bool = False, allow_changed_config: bool = False) -> Path:
-    """Train as configured, resuming where `config.output` holds a checkpoint. Returns the best model's path.
+def train_model(
+    config: TrainConfig,
+    processes: Processes,
+    trust: bool = False,
+    allow_changed_config: bool = False,
+    terminal: bool = True,
+) -> Path:
+    """Train one model, resuming where its directory holds a checkpoint. Returns the best model's path.
 
-    Writes into the output directory: config.yaml, train.log, metrics.csv, checkpoint.pt and its backup,
+    Writes into `config.output`: config.yaml, train.log, metrics.csv, checkpoint.pt and its backup,
     best.uqf (lowest validation loss), last.uqf, report.txt, report.json, parity.png, learning_curves.png.
-
-    Raises: ConfigError, DataError, CheckpointError, LossError, TrainingError.
+    With `terminal` the log also goes there.
     """
-    processes = Processes.start()
     directory = Path(config.output)
-    directory.mkdir(parents=True, exist_ok=True)
-    handlers = _start_log(directory / "train.log", processes)
-    try:
+    with run_log(directory, processes, terminal):
         return _train(config, directory, processes, trust, allow_changed_config)
-    except Exception as error:
-        log.debug(f"stopped: {error}")
-        raise
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-        processes.stop()
 
 
 def _train(
@@ -78,6 +74,7 @@ def _train(
         sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
         log.info(f"best model {best}, epoch {done.best_epoch}:")
         log.info(write_report(load_model(best), sets, directory))
+        plot_learning_curves(directory / "metrics.csv", directory / "learning_curves.png")
     processes.wait()
     return best
 
@@ -133,17 +130,28 @@ def _describe(config: TrainConfig, prepared: Prepared, trainer: Trainer, process
     )
 
 
-def _start_log(path: Path, processes: Processes) -> list[logging.Handler]:
-    """The run's log on the terminal and in the file, from the first process only."""
+@contextlib.contextmanager
+def run_log(directory: Path, processes: Processes, terminal: bool = True) -> Iterator[None]:
+    """The run's log in the directory's train.log and on the terminal, from the first process only."""
+    directory.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    if not processes.first:
-        handlers: list[logging.Handler] = [logging.NullHandler()]
-    else:
-        terminal, file = logging.StreamHandler(sys.stdout), logging.FileHandler(path)
-        terminal.setLevel(logging.INFO)
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        handlers = [terminal, file]
+    handlers: list[logging.Handler] = []
+    if processes.first:
+        handlers.append(logging.FileHandler(directory / "train.log"))
+        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    if processes.first and terminal:
+        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers[1].setLevel(logging.INFO)
+    handlers = handlers or [logging.NullHandler()]
     for handler in handlers:
         log.addHandler(handler)
-    return handlers
+    try:
+        yield
+    except Exception as error:
+        log.debug(f"stopped: {error}")
+        raise
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

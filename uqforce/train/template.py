@@ -11,11 +11,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from uqforce.train.config import TrainConfig
+from uqforce.train.methods import GOVERNED
 from uqforce.train.sections import Section
 
 HEADER = """\
 # Training of a uqforce potential: `uqforce train THIS_FILE`.
 # Every field with its default; what is left out keeps it. Lengths A, energies eV.
+# Fields in comments are set by the word of `uncertainty`.
 """
 
 
@@ -38,7 +40,8 @@ def _value(field: FieldInfo) -> Any:
     return value
 
 
-def _lines(section: type[BaseModel], defaults: BaseModel | None, indent: str) -> list[str]:
+def _lines(section: type[BaseModel], defaults: BaseModel | None, path: str = "") -> list[str]:
+    indent = "  " * path.count(".")
     lines: list[str] = []
     for name, field in section.model_fields.items():
         inner = field.annotation
@@ -49,14 +52,16 @@ def _lines(section: type[BaseModel], defaults: BaseModel | None, indent: str) ->
             if inner.__doc__ and inner.__doc__ != Section.__doc__:
                 lines.append(_comment(inner.__doc__, indent))
             lines.append(f"{indent}{name}:")
-            lines += _lines(inner, value, indent + "  ")
+            lines += _lines(inner, value, f"{path}{name}.")
             continue
         lines.append(_comment(field.description, indent))
         plain = list(value) if isinstance(value, tuple) else value
-        lines.append(f"{indent}{name}: {_scalar(plain)}")
+        # given, its default would win over what the word says
+        mark = "# " if path + name in GOVERNED else ""
+        lines.append(f"{indent}{mark}{name}: {_scalar(plain)}")
     return lines
 
 
 def template() -> str:
     """The YAML text of a complete configuration; only `data.train` must be filled in with a real file."""
-    return HEADER + "\n".join(_lines(TrainConfig, None, "")) + "\n"
+    return HEADER + "\n".join(_lines(TrainConfig, None)) + "\n"

@@ -10,7 +10,7 @@ import torch
 
 from uqforce import ops
 from uqforce.data import Dataset, batches, collate, read_frames
-from uqforce.model import Potential, load_model, save_model
+from uqforce.model import Potential, first_member, load_model, save_model
 from uqforce.uncertainty import metrics
 from uqforce.uncertainty.gmm import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
 
@@ -33,7 +33,8 @@ def fit(
 
     Raises: FileNotFoundError, DataError, MixtureError, ValueError (not a model file).
     """
-    potential = load_model(model)
+    whole = load_model(model)
+    potential = first_member(whole)  # whose features and score are an ensemble's
     config = potential.config
     dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
     names = [Path(path).name for path in test]
@@ -61,7 +62,8 @@ def fit(
         judged = {name: rankings(potential, labelled, fits) for name, labelled in tests.items()}
         potential.card["mixture"]["ranking"] = judged
         print(ranking_table(judged))
-    save_model(potential, output or model)
+    whole.card |= {name: potential.card[name] for name in ("mixture", "thresholds")}
+    save_model(whole, output or model)
     print(f"stored in {output or model}: every evaluation now carries nll")
     return found
 
