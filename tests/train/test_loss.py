@@ -203,3 +203,108 @@ def test_likelihood_without_noise_says_what_to_do(prediction, batch):
     without = prediction._replace(energy_uncertainty=torch.zeros(0), forces_covariance=torch.zeros(0))
     with pytest.raises(LossError, match=r"loss\.energy asks.*model\.noise.*loss\.energy\.kind"):
         measure(without, batch, config("likelihood"))
+
+
+def dense(batch, prediction, gamma_squared_s, slope, b, project):
+    """Covariance of energy and all forces of structure b, [1 + 3n, 1 + 3n], with a basis of what may vary."""
+    atoms = batch.batch == b
+    n, sigma, g = int(atoms.sum()), prediction.energy_uncertainty[b], slope[atoms].flatten()
+    own = torch.eye(3 * n, dtype=torch.float64)
+    if project:
+        own -= torch.ones(n, n, dtype=torch.float64).kron(torch.eye(3, dtype=torch.float64)) / n
+    covariance = torch.zeros(1 + 3 * n, 1 + 3 * n, dtype=torch.float64)
+    covariance[0, 0] = sigma**2
+    covariance[1:, 0] = covariance[0, 1:] = -sigma * g
+    covariance[1:, 1:] = g[:, None] * g + gamma_squared_s[b] * own
+    basis = torch.eye(1 + 3 * n, dtype=torch.float64)
+    if project:  # the forces that sum to zero
+        values, vectors = torch.linalg.eigh(own)
+        basis = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), vectors[:, values > 0.5])
+    return covariance, basis
+
+
+@pytest.fixture
+def coherent(batch, prediction):
+    """A prediction with the covariances of noise `total`, for every structure, with or without net force."""
+
+    def make(project: bool):
+        torch.manual_seed(6)
+        atoms = torch.tensor(SIZES, dtype=torch.float64)[batch.batch]
+        slope = torch.randn(sum(SIZES), 3, dtype=torch.float64)
+        if project:  # an invariant variance has no net slope, and the labels no net force
+            for b in range(len(SIZES)):
+                slope[batch.batch == b] -= slope[batch.batch == b].mean(0)
+        noise = torch.tensor([0.3, 0.7, 1.9], dtype=torch.float64)
+        own = noise[batch.batch] * (1 - 1 / atoms if project else 1)
+        return (
+            prediction._replace(
+                forces_covariance=slope[:, :, None] * slope[:, None, :]
+                + own[:, None, None] * torch.eye(3, dtype=torch.float64),
+                energy_forces_covariance=-prediction.energy_uncertainty[batch.batch, None] * slope,
+            ),
+            noise,
+            slope,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("project", [False, True])
+@pytest.mark.parametrize("labels", ["both", "no energy", "no forces"])
+def test_joint_likelihood_is_the_dense_gaussian(batch, coherent, project, labels):
+    """p(E) p(F | E) of all structures, O(N), against a Gaussian of 1 + 3N dimensions to 1e-10."""
+    prediction, noise, slope = coherent(project)
+    has = torch.tensor([True, False, True])
+    if labels == "no energy":
+        batch = batch._replace(has_energy=has, energy=torch.where(has, batch.energy, torch.nan))
+    if labels == "no forces":
+        forces = torch.where(has[batch.batch, None], batch.forces, torch.nan)
+        batch = batch._replace(has_forces=has, forces=forces)
+    settings = {"kind": "likelihood"}
+    joint = LossConfig(energy=settings, forces=settings, stress={"weight": 0.0}, joint=True)
+    terms, tally = measure(prediction, batch, joint, project)
+    want = 0.0
+    for b in range(len(SIZES)):
+        atoms = batch.batch == b
+        covariance, basis = dense(batch, prediction, noise, slope, b, project)
+        residual = torch.cat(
+            [
+                (prediction.energy - batch.energy)[b : b + 1],
+                (prediction.forces - batch.forces)[atoms].flatten(),
+            ]
+        )
+        rows = torch.ones(len(residual), dtype=torch.bool)
+        rows[0], rows[1:] = batch.has_energy[b], batch.has_forces[b]
+        basis = basis[:, basis[rows].abs().sum(0) > 0] * rows[:, None]
+        if basis.shape[1]:
+            density = torch.distributions.MultivariateNormal(
+                torch.zeros(basis.shape[1], dtype=torch.float64), basis.T @ covariance @ basis
+            )
+            want = want - density.log_prob(basis.T @ torch.where(rows, residual, 0.0))
+    torch.testing.assert_close(terms[:2].sum(), want, rtol=1e-10, atol=1e-10)
+    loss = total_loss(terms, tally[3], joint)
+    torch.testing.assert_close(loss, terms[:2].sum() / (tally[3, 0] + tally[3, 1]) * 1.0)
+    loss.backward()
+    assert torch.isfinite(prediction.forces.grad).all() and prediction.forces.grad.abs().sum() > 0
+
+
+def test_marginal_likelihood_is_that_of_the_components(prediction, batch):
+    kinds = LossConfig(energy={"kind": "marginal"}, forces={"kind": "marginal"})
+    terms, _ = measure(prediction, batch, kinds)
+    deviation = prediction.forces_covariance.diagonal(dim1=1, dim2=2).sqrt()
+    forces = -torch.distributions.Normal(prediction.forces, deviation).log_prob(batch.forces).sum()
+    torch.testing.assert_close(terms[1], forces)
+    torch.testing.assert_close(terms[0], measure(prediction, batch, config("likelihood")).terms[0])
+
+
+def test_stress_likelihood_is_that_of_six_components(prediction, batch):
+    torch.manual_seed(7)
+    root = torch.randn(3, 6, 6, dtype=torch.float64)
+    covariance = root @ root.mT + torch.eye(6, dtype=torch.float64)
+    prediction = prediction._replace(virial_covariance=covariance)
+    stress = LossConfig(stress={"kind": "likelihood", "weight": 1.0})
+    rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+    symmetric = lambda m: (0.5 * (m + m.mT))[:, rows, columns]  # noqa: E731
+    density = torch.distributions.MultivariateNormal(symmetric(-prediction.virial / 24), covariance / 24**2)
+    want = -density.log_prob(symmetric(batch.stress)).sum()
+    torch.testing.assert_close(measure(prediction, batch, stress).terms[2], want, rtol=1e-10, atol=1e-10)
