@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from uqforce.uncertainty.noise import NoiseError, Residuals, block_gamma, joint_gamma
+from tests.model.systems import CUTOFF, TYPES, evaluate, make_potential, random_system
+from uqforce.data import Dataset, Frame
+from uqforce.uncertainty.noise import NoiseError, Residuals, block_gamma, fit_gamma, joint_gamma
 
 DOUBLE = torch.float64
 
@@ -95,3 +97,40 @@ def test_covariance_of_energy_and_forces_of_a_simulated_process(total):
     own = gamma**2 * (sigma.square()[:, None] * moves).sum(0)
     want[1:, 1:] = slope.T @ slope + torch.diag(own)
     assert (found - want).abs().max() < 0.01 * want.abs().max()
+
+
+@pytest.mark.parametrize("noise", ["total", "local"])
+def test_gamma_of_a_model_is_fitted_to_labels_of_its_noise(noise):
+    """Labels drawn from the model's own covariance give its gamma back, of every type in `local`."""
+    potential = make_potential(num_layers=2, l_max=1, num_features=[6, 4], noise=noise)
+    log_gamma = potential.noise.gamma.log_gamma if noise == "total" else potential.noise.process.log_gamma
+    true = torch.tensor([1.4]) if noise == "total" else torch.tensor([[0.6, 1.1, 2.0]])
+    log_gamma.data.copy_(true.log())
+    generator, frames = torch.Generator().manual_seed(4), []
+    for k in range(60):
+        system = random_system([20], periodic=True, seed=k)
+        p = evaluate(potential, system)
+        eps, own = (torch.randn(*size, generator=generator, dtype=DOUBLE) for size in ((1,), (20, 3)))
+        sigma = p.energy_uncertainty
+        if noise == "total":
+            force = eps * p.energy_forces_covariance / sigma + true * sigma * own
+        else:
+            force = (torch.linalg.cholesky(p.forces_covariance) @ own.unsqueeze(2)).squeeze(2)
+        frames.append(
+            Frame(
+                torch.tensor([1, 6, 8])[system.atom_types].numpy(),
+                positions=system.positions.numpy(),
+                cell=system.cell[0].numpy(),
+                pbc=system.pbc[0].numpy(),
+                source=("memory", k),
+                energy=float(p.energy + eps * sigma),
+                forces=(p.forces + force).numpy(),
+                stress=None,
+            )
+        )
+    log_gamma.data.zero_()
+    found = fit_gamma(potential, Dataset.build(frames, TYPES, CUTOFF))
+    torch.testing.assert_close(found, true.double(), rtol=0.06, atol=0)  # 4 standard errors of the rarest
+    assert torch.equal(found, log_gamma.exp())
+    with pytest.raises(NoiseError, match="no constant gamma to fit"):
+        fit_gamma(make_potential(noise="white"), Dataset.build(frames, TYPES, CUTOFF))
