@@ -19,9 +19,11 @@ from uqforce.train.sections import (
     LossConfig,
     ModelSection,
     OptimizerConfig,
+    SamplerConfig,
     ScheduleConfig,
     Section,
     expand,
+    section_of,
 )
 
 
@@ -56,6 +58,9 @@ class TrainConfig(Section):
         description="end before the epoch that would pass this time, restarts included; null: none",
     )
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    sampler: SamplerConfig | None = Field(
+        None, description="a Bayesian network instead of one model: fields as below; null: none"
+    )
     seed: int = Field(0, ge=0, description="seed of the initial weights and of the order of frames")
     members: int = Field(
         1, ge=1, description="models to train, with seeds seed, seed + 1, ...; more than 1: an ensemble"
@@ -72,6 +77,21 @@ class TrainConfig(Section):
     @classmethod
     def _expanded(cls, value: str) -> str:
         return expand(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _posterior(cls, values: Any) -> Any:
+        """With a sampler, the defaults of a posterior: likelihoods count as they are, and no running mean."""
+        if not isinstance(values, dict) or values.get("sampler") is None:
+            return values
+        sampler = values["sampler"]
+        if isinstance(sampler, dict):
+            try:
+                sampler = SamplerConfig(**sampler)
+            except ValidationError:
+                return values  # told with its place below
+        whole = {"energy": {"weight": 1.0}, "forces": {"weight": 1.0}}
+        return with_defaults(values, {"loss": whole, "ema": None, "epochs": sampler.epochs})
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +139,30 @@ class TrainConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _is_a_posterior(self) -> TrainConfig:
+        if self.sampler is None:
+            return self
+        for name in ("energy", "forces", "stress"):
+            loss = getattr(self.loss, name)
+            if loss.weight not in (0, 1) or (loss.weight and loss.kind in ("mse", "huber")):
+                raise ValueError(
+                    f"loss.{name} of kind {loss.kind} and weight {loss.weight:g} is no part of a posterior, which "
+                    "sampler asks for: a likelihood has weight 1, what is left out weight 0"
+                )
+        for name in ("optimizer", "schedule", "clip"):
+            if getattr(self, name) != TrainConfig.model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name}: sampler takes its place, leave it out")
+        if self.ema is not None:
+            raise ValueError(f"ema: {self.ema}: samples are no means, leave it out")
+        if self.epochs != self.sampler.epochs:
+            raise ValueError(
+                f"epochs: {self.epochs}: sampler's burn_in, samples and cycle make {self.sampler.epochs}, leave it out"
+            )
+        if self.sampler.chains * self.sampler.samples < 2:
+            raise ValueError("sampler: 1 chain of 1 sample: a Bayesian network has at least two samples")
+        return self
+
     @staticmethod
     def load(path: str | Path) -> TrainConfig:
         """Read and validate a YAML file. Raises ConfigError."""
@@ -151,6 +195,8 @@ FREE = (
     "checkpoint",
     "threads",
     "uncertainty",
+    "sampler.chains",
+    "sampler.samples",
     "data.train",
     "data.validation",
     "data.test",
@@ -190,8 +236,7 @@ def _field_at(location: tuple[Any, ...]) -> tuple[type[BaseModel] | None, Any]:
         ):
             break
         field = section.model_fields[key]
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
+        section = section_of(field.annotation) or section
     return section, field
 
 

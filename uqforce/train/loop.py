@@ -96,7 +96,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
         self.optimizer = self._make_optimizer()
-        self.schedule = Schedule(config.schedule, config.optimizer.lr, self.steps_per_epoch)
+        self.schedule = self._make_schedule()
         self.average = (
             AveragedModel(potential, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
             if config.ema is not None
@@ -118,6 +118,13 @@ class Trainer:
             amsgrad=options.kind == "amsgrad",
             fused=True,
         )
+
+    def _make_schedule(self) -> Schedule:
+        return Schedule(self.config.schedule, self.config.optimizer.lr, self.steps_per_epoch)
+
+    def objective(self, terms: Tensor, tally: Tensor) -> Tensor:
+        """What a step descends: scalar, of this process's loss sums [3] and the whole batch's tally [4,3]."""
+        return total_loss(terms, tally[3], self.config.loss)
 
     @property
     def _project(self) -> bool:
@@ -180,9 +187,9 @@ class Trainer:
         if not frames:
             terms, tally = terms * 0.0, torch.zeros_like(tally)
         self.processes.sum_(tally)
-        loss = total_loss(terms, tally[3], self.config.loss)
         self.optimizer.zero_grad()
-        loss.backward(inputs=self.parameters)  # not to the edge vectors, which the forces came from
+        # not to the edge vectors, which the forces came from
+        self.objective(terms, tally).backward(inputs=self.parameters)
         self.processes.sum_gradients_(self.parameters)
         norm = self._clip()
         value = total_loss(tally[0], tally[3], self.config.loss).item()
@@ -232,6 +239,7 @@ class Trainer:
             "gradient_norm": progress.norm_sum / self.steps_per_epoch,
             **errors("train", self.tally, self.config),
             **errors("validation", validation, self.config),
+            **self._columns(),
         }
         loss = row["validation_loss"]
         if not math.isfinite(loss):
@@ -251,13 +259,22 @@ class Trainer:
         )
         self.tally = empty_tally()
         self.rows.append(row)
-        if self.processes.first and improved:
-            self.save_model("best.uqf")
+        if self.processes.first:
+            self._keep_model(improved)
         row["seconds"] = time.perf_counter() - start
         progress.seconds += row["seconds"]
         if self.processes.first:
             log.info(self._line(row, improved))
         self.save()
+
+    def _columns(self) -> dict[str, float]:
+        """More of an epoch's row in metrics.csv."""
+        return {}
+
+    def _keep_model(self, improved: bool) -> None:
+        """Write what the epoch that ended leaves."""
+        if improved:
+            self.save_model("best.uqf")
 
     def _line(self, row: dict[str, float], improved: bool) -> str:
         parts = [f"epoch {row['epoch']}/{self.config.epochs}", f"lr {row['lr']:.2e}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -55,6 +55,12 @@ class Section(BaseModel):
     """Fields of one theme; unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field of this type holds, or may hold; None for plain values."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 class SplitConfig(Section):
@@ -190,6 +196,61 @@ class ScheduleConfig(Section):
     final_factor: float = Field(
         0.001, ge=0, le=1, description="plateau, cosine: lowest rate as a fraction of lr"
     )
+
+
+class SamplerConfig(Section):
+    """A Bayesian network: weights sampled by stochastic gradient Hamiltonian Monte Carlo, docs/uncertainty.md.
+    It takes the place of optimizer, schedule, ema, clip and epochs. Lengths in epochs.
+    """
+
+    chains: int = Field(1, ge=1, description="independent chains, with seeds seed, seed + 1, ...")
+    samples: int = Field(8, ge=1, description="of each chain: one after the burn-in, one after every cycle")
+    burn_in: int = Field(400, ge=1, description="epochs in which the step size falls exponentially")
+    freeze: int | None = Field(
+        None,
+        ge=1,
+        description="epochs after which the preconditioner stays as it is; null: three quarters of burn_in",
+    )
+    cycle: int = Field(
+        50, ge=1, description="epochs between samples, in which the step size falls as a cosine"
+    )
+    lr: float = Field(0.01, gt=0, description="step size at the start")
+    lr_final: float = Field(1e-4, gt=0, description="step size at the end of the burn-in")
+    lr_cycle: float = Field(1e-3, gt=0, description="step size at the start of every cycle")
+    alpha: float = Field(0.1, gt=0, le=1, description="friction; 1 - alpha is the momentum's decay per step")
+    beta: float = Field(0.999, ge=0, lt=1, description="decay of the running mean of squared gradients")
+    eps: float = Field(1e-5, gt=0, description="added to the root of squared gradients")
+    temperature: float = Field(
+        1.0, ge=0, description="of the posterior; below 1 narrower, 0 without noise (AMSGrad)"
+    )
+    prior_scale: float = Field(
+        1.0,
+        gt=0,
+        description="standard deviation of the Gaussian prior of the weights, around zero or, with model.start, "
+        "the network's weights there",
+    )
+
+    @model_validator(mode="after")
+    def _frozen_by_the_first_sample(self) -> SamplerConfig:
+        if self.freeze_epochs > self.burn_in:
+            raise ValueError(
+                f"freeze: {self.freeze} is after the first sample: at most burn_in, {self.burn_in}"
+            )
+        return self
+
+    @property
+    def freeze_epochs(self) -> int:
+        return self.freeze or max(1, 3 * self.burn_in // 4)
+
+    @property
+    def epochs(self) -> int:
+        """Up to the last sample."""
+        return self.burn_in + (self.samples - 1) * self.cycle
+
+    def sample_after(self, epoch: int) -> int | None:
+        """Number of the sample that is taken after so many epochs; None where none is."""
+        number, rest = divmod(epoch - self.burn_in, self.cycle)
+        return number if rest == 0 and number >= 0 else None
 
 
 class CheckpointConfig(Section):

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from uqforce.train.config import TrainConfig
 from uqforce.train.methods import GOVERNED
-from uqforce.train.sections import Section
+from uqforce.train.sections import Section, section_of
 
 HEADER = """\
 # Training of a uqforce potential: `uqforce train THIS_FILE`.
@@ -59,6 +59,9 @@ def _lines(section: type[BaseModel], defaults: BaseModel | None, path: str = "")
         # given, its default would win over what the word says
         mark = "# " if path + name in GOVERNED else ""
         lines.append(f"{indent}{mark}{name}: {_scalar(plain)}")
+        if (optional := section_of(inner)) is not None:
+            inside = [_comment(optional.__doc__, indent + "  "), *_lines(optional, None, f"{path}{name}.")]
+            lines += [f"{indent}# {line.removeprefix(indent)}" for part in inside for line in part.splitlines()]
     return lines
 
 
