@@ -147,8 +147,8 @@ class TrainConfig(Section):
             loss = getattr(self.loss, name)
             if loss.weight not in (0, 1) or (loss.weight and loss.kind in ("mse", "huber")):
                 raise ValueError(
-                    f"loss.{name} of kind {loss.kind} and weight {loss.weight:g} is no part of a posterior, which "
-                    "sampler asks for: a likelihood has weight 1, what is left out weight 0"
+                    f"loss.{name} of kind {loss.kind} and weight {loss.weight:g} is no part of a posterior, "
+                    "which sampler asks for: a likelihood has weight 1, what is left out weight 0"
                 )
         for name in ("optimizer", "schedule", "clip"):
             if getattr(self, name) != TrainConfig.model_fields[name].get_default(call_default_factory=True):
@@ -156,8 +156,9 @@ class TrainConfig(Section):
         if self.ema is not None:
             raise ValueError(f"ema: {self.ema}: samples are no means, leave it out")
         if self.epochs != self.sampler.epochs:
+            made = self.sampler.epochs
             raise ValueError(
-                f"epochs: {self.epochs}: sampler's burn_in, samples and cycle make {self.sampler.epochs}, leave it out"
+                f"epochs: {self.epochs}: sampler's burn_in, samples and cycle make {made}, leave it out"
             )
         if self.sampler.chains * self.sampler.samples < 2:
             raise ValueError("sampler: 1 chain of 1 sample: a Bayesian network has at least two samples")

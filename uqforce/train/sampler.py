@@ -28,7 +28,7 @@ class SamplerSchedule(Schedule):
         self.burn_in, self.cycle = config.burn_in * steps_per_epoch, config.cycle * steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Of the step with this number, counted from 0. The cycles' formula: Zhang et al., ICLR 2020, Eq. 1."""
+        """Of the step with this number, counted from 0. Cycles: Zhang et al., ICLR 2020, Eq. 1."""
         c = self.config
         if step < self.burn_in:
             return c.lr * (c.lr_final / c.lr) ** (step / max(1, self.burn_in - 1))

@@ -199,8 +199,8 @@ class ScheduleConfig(Section):
 
 
 class SamplerConfig(Section):
-    """A Bayesian network: weights sampled by stochastic gradient Hamiltonian Monte Carlo, docs/uncertainty.md.
-    It takes the place of optimizer, schedule, ema, clip and epochs. Lengths in epochs.
+    """Stochastic gradient Hamiltonian Monte Carlo over the weights (docs/uncertainty.md), in the place of
+    optimizer, schedule, ema, clip and epochs. Lengths in epochs.
     """
 
     chains: int = Field(1, ge=1, description="independent chains, with seeds seed, seed + 1, ...")
@@ -226,7 +226,7 @@ class SamplerConfig(Section):
     prior_scale: float = Field(
         1.0,
         gt=0,
-        description="standard deviation of the Gaussian prior of the weights, around zero or, with model.start, "
+        description="standard deviation of the weights' Gaussian prior, around zero or, with model.start, "
         "the network's weights there",
     )
 
