@@ -1,14 +1,27 @@
 """Chains over a network's weights: the posterior's gradient, step sizes, samples, the whole run."""
 
+import csv
+import json
 import math
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors.torch import load_file
 
 from uqforce.data import Dataset, collate, read_frames
-from uqforce.model import Potential
-from uqforce.train import ConfigError, TrainConfig, template
+from uqforce.model import Potential, load_model
+from uqforce.train import ConfigError, TrainConfig, TrainingError, checkpoint, template, train
+from uqforce.train.chains import draws_of, joined_samples
 from uqforce.train.loop import predict
 from uqforce.train.sampler import Sampler, SamplerSchedule
 from uqforce.train.sections import SamplerConfig
@@ -148,3 +161,172 @@ def test_the_template_shows_the_fields():
     assert "sampler: null" in text
     for name in SamplerConfig.model_fields:
         assert f"#   {name}: " in text, name
+
+
+# Each stops the process as `kill -9` does, in an epoch at whose end there is a sample, or after it.
+MOMENTS = {
+    "within a step, before D is frozen": """
+        clip = Sampler._clip
+        Sampler._clip = lambda self: die() if at(self, 1, 1) else clip(self)
+    """,
+    "within a step of a cycle": """
+        clip = Sampler._clip
+        Sampler._clip = lambda self: die() if at(self, 4, 2) else clip(self)
+    """,
+    "sample written, checkpoint not": """
+        save = Sampler.save
+        Sampler.save = lambda self: die() if at(self, 5, 0) else save(self)
+    """,
+}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every sample and the model they make."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.uqf")}
+
+
+def metrics(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def of_whole(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.fixture
+def whole(posterior, of_whole) -> Path:
+    """Directory of two chains run in one go, made once for all tests."""
+    if not of_whole.exists():
+        posterior = {**posterior, "sampler": {**SAMPLER, "chains": 2}, "output": str(of_whole)}
+        assert train(TrainConfig.parse(posterior)) == of_whole / "ensemble.uqf"
+    return of_whole
+
+
+def test_a_bayesian_network_end_to_end(whole, frames_file):
+    chains = [whole / "samples" / f"chain_{chain:02d}" for chain in range(2)]
+    for chain in chains:
+        assert sorted(path.name for path in chain.glob("*.uqf")) == [f"sample_{k:03d}.uqf" for k in range(3)]
+        rows = metrics(chain / "metrics.csv")
+        assert [row["temperature"] == "nan" for row in rows] == [True] + 6 * [False]
+        assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    ensemble = load_model(whole / "ensemble.uqf")
+    assert len(ensemble.members) == 6 and ensemble.ddof == 1
+    card = ensemble.card["ensemble"]
+    assert (card["kind"], card["chains"], card["samples"]) == ("bayes", 2, 3)
+    assert [training["epoch"] for training in card["training"]] == 2 * [3, 5, 7]
+
+    # the law of total variance over the samples' own predictions
+    data = Dataset.build(read_frames(frames_file), ["Au", "Cu"], ensemble.config.r_max)
+    batch = collate([data[0], data[1]])
+    each = [predict(load_model(chain / f"sample_{k:03d}.uqf"), batch) for chain in chains for k in range(3)]
+    together = predict(ensemble, batch)
+    energy = torch.stack([p.energy for p in each])
+    variance = torch.stack([p.energy_uncertainty.square() for p in each]).mean(0) + energy.var(0)
+    torch.testing.assert_close(together.energy, energy.mean(0))
+    torch.testing.assert_close(together.energy_uncertainty.square(), variance)
+    trace = torch.stack([p.forces for p in each]).var(0).sum(1) / 3
+    torch.testing.assert_close(together.forces_uncertainty_epistemic.square(), trace)
+    draws = draws_of(ensemble, data, chains=2)
+    assert draws["forces"].shape == (2, 3, 17 * 4 * 3)
+    torch.testing.assert_close(draws["energy"][1, 2, :2], each[5].energy)
+    assert trace.min() > 0 and "R-hat" in (whole / "train.log").read_text()
+    assert json.loads((whole / "diagnostics.json").read_text())["chains"] == 2
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_chain_resumes_to_bitwise_the_same_samples(posterior, whole, moment, write_config):
+    """The first of the two chains; what the preconditioner and the noise need is in the checkpoint."""
+    path = write_config({**posterior, "sampler": {**SAMPLER, "chains": 1}})
+    code = textwrap.dedent("""
+        import os, signal
+        from uqforce.cli import main
+        from uqforce.train.sampler import Sampler
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+        def at(sampler, epoch, step):
+            return (sampler.progress.epoch, sampler.progress.step) == (epoch, step)
+    """)
+    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {path!r}])"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    train(TrainConfig.load(path))
+    killed, chain = Path(posterior["output"]), Path("samples") / "chain_00"
+    assert contents(killed / chain) == contents(whole / chain)
+    assert metrics(killed / chain / "metrics.csv") == metrics(whole / chain / "metrics.csv")
+    states = [checkpoint.load(run / chain / checkpoint.NAME)["optimizer"] for run in (killed, whole)]
+    assert all(torch.equal(*noise) for noise in zip(*(state["noise"].values() for state in states)))
+
+
+def test_chains_and_samples_may_be_added_and_run_in_processes(posterior, whole):
+    """One chain of two samples, then two of three in processes: what one go makes."""
+    train(TrainConfig.parse({**posterior, "sampler": {**SAMPLER, "samples": 2}, "threads": 1}))
+    more = {**posterior, "sampler": {**SAMPLER, "chains": 2}, "threads": 1, "parallel": 2}
+    train(TrainConfig.parse(more))
+    ours, theirs = contents(Path(posterior["output"])), contents(whole)
+    assert ours.keys() == theirs.keys() and len(ours) == 7
+    assert all(ours[name] == theirs[name] for name in theirs if name.startswith("samples"))
+
+
+def test_chains_that_time_ended_are_joined_as_far_as_they_came(posterior, whole):
+    config = TrainConfig.parse({**posterior, "sampler": {**SAMPLER, "chains": 2, "samples": 9}})
+    runs = [
+        config.model_copy(update={"output": str(whole / "samples" / f"chain_{chain:02d}")})
+        for chain in (0, 1)
+    ]
+    assert len(joined_samples(runs).members) == 6
+    with pytest.raises(TrainingError, match=r"1 chain\(s\) with 0 sample\(s\) when max_minutes"):
+        joined_samples([config])
+
+
+def test_a_molecule(tmp_path):
+    """Ethanol of ASE's EMT, by the word alone: it learns, and the report says how well the chains agree."""
+    random = np.random.default_rng(0)
+    frames = []
+    for _ in range(20):
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.05, rng=random)
+        atoms.calc = EMT()
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    ase.io.write(tmp_path / "ethanol.xyz", frames)
+    settings = {
+        "output": str(tmp_path / "run"),
+        "uncertainty": "bayes",
+        "data": {"train": str(tmp_path / "ethanol.xyz"), "split": {"validation": 5}},
+        "model": {"r_max": 3.0, "num_layers": 2, "num_features": [8], "radial_mlp_width": 16},
+        "sampler": {"burn_in": 60, "samples": 4, "cycle": 5, "chains": 2, "lr_final": 1e-3},
+    }
+    config = TrainConfig.parse(settings)
+    assert (config.model.noise, config.epochs, config.ema) == ("white", 75, None)
+    ensemble = load_model(train(config))
+    rows = metrics(tmp_path / "run" / "samples" / "chain_01" / "metrics.csv")
+    last, first = (float(rows[k]["validation_forces_rmse (meV/A)"]) for k in (-1, 0))
+    assert last < 0.5 * first
+    said = json.loads((tmp_path / "run" / "diagnostics.json").read_text())
+    assert said["forces"]["r_hat"]["median"] > 1 and 1 < said["energy"]["effective_samples"]["median"] < 12
+    assert all(0.8 < temperature < 1.5 for temperature in said["temperature"])
+    data = Dataset.build(read_frames(tmp_path / "ethanol.xyz"), ensemble.config.type_names, 3.0)
+    said = predict(ensemble, collate([data[0]]))
+    assert said.forces_uncertainty_epistemic.min() > 0 and said.forces_uncertainty_aleatoric.min() > 0
+
+
+def test_two_processes_make_the_samples_of_one(posterior, write_config, tmp_path):
+    """Shares of 3 and 2 structures, and of 1 and none in the last step: prior and noise are counted once."""
+    posterior["data"]["split"] = {"validation": 4, "train": 11}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "uqforce.cli"]
+    directories = [tmp_path / "one", tmp_path / "two"]
+    train(TrainConfig.parse({**posterior, "output": str(directories[0])}))
+    path = write_config({**posterior, "output": str(directories[1])})
+    done = subprocess.run(
+        [sys.executable, *launch, "train", path], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(directory / "ensemble.uqf") for directory in directories)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-9, msg=name)

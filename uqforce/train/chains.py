@@ -1,4 +1,4 @@
-"""The chains of a Bayesian network: what they have in common, their samples as one model, their diagnostics."""
+"""The chains of a Bayesian network: their runs, their samples as one model, their diagnostics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from uqforce.data import Dataset, batches, collate
 from uqforce.model import Ensemble, load_model
 from uqforce.train.config import TrainConfig
-from uqforce.train.loop import evaluating, predict
+from uqforce.train.loop import TrainingError, evaluating, predict
 from uqforce.train.sampler import sample_name
 from uqforce.uncertainty.diagnostics import effective_sample_size, r_hat
 
@@ -26,19 +26,28 @@ def chain_config(config: TrainConfig, chain: int) -> TrainConfig:
 
 
 def joined_samples(chains: Sequence[TrainConfig]) -> Ensemble:
-    """All samples of all chains as one model, chain by chain. Covariances of samples are unbiased: ddof 1."""
-    number = chains[0].sampler.samples
-    samples = [
-        load_model(Path(chain.output) / sample_name(k)) for chain in chains for k in range(number)
-    ]
+    """The samples as one model, chain by chain, of every chain as many as all have.
+
+    Their covariances are unbiased: ddof 1.
+
+    Raises: TrainingError where chains that `max_minutes` ended have too few.
+    """
+    number = min(map(_number_of_samples, chains))
+    if number * len(chains) < 2:
+        raise TrainingError(
+            f"{len(chains)} chain(s) with {number} sample(s) when max_minutes ended them: a Bayesian network "
+            "has at least two samples, raise max_minutes and go on"
+        )
+    samples = [load_model(Path(chain.output) / sample_name(k)) for chain in chains for k in range(number)]
     ensemble = Ensemble(samples, ddof=1)
-    ensemble.card["ensemble"] |= {
-        "kind": "bayes",
-        "chains": len(chains),
-        "samples": number,
-        "training": [sample.card["training"] for sample in samples],
-    }
+    ensemble.card["ensemble"] |= {"kind": "bayes", "chains": len(chains), "samples": number}
     return ensemble
+
+
+def _number_of_samples(chain: TrainConfig) -> int:
+    wanted = chain.sampler.samples
+    missing = (k for k in range(wanted) if not (Path(chain.output) / sample_name(k)).exists())
+    return next(missing, wanted)
 
 
 def draws_of(ensemble: Ensemble, dataset: Dataset, chains: int, batch_size: int = 8) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class TrainConfig(Section):
     members: int = Field(
         1, ge=1, description="models to train, with seeds seed, seed + 1, ...; more than 1: an ensemble"
     )
-    parallel: int = Field(1, ge=1, description="members that are trained at the same time, each in a process")
+    parallel: int = Field(1, ge=1, description="members or chains run at the same time, each in a process")
     threads: int | None = Field(
         None,
         ge=1,
@@ -90,8 +90,8 @@ class TrainConfig(Section):
                 sampler = SamplerConfig(**sampler)
             except ValidationError:
                 return values  # told with its place below
-        whole = {"energy": {"weight": 1.0}, "forces": {"weight": 1.0}}
-        return with_defaults(values, {"loss": whole, "ema": None, "epochs": sampler.epochs})
+        weights = {name: {"weight": 1.0} for name in ("energy", "forces")}
+        return with_defaults(values, {"loss": weights, "ema": None, "epochs": sampler.epochs})
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +160,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"epochs: {self.epochs}: sampler's burn_in, samples and cycle make {made}, leave it out"
             )
+        if self.members > 1:
+            raise ValueError(f"members: {self.members}: a sampler has chains, set sampler.chains")
         if self.sampler.chains * self.sampler.samples < 2:
             raise ValueError("sampler: 1 chain of 1 sample: a Bayesian network has at least two samples")
         return self

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from uqforce.model import Ensemble, load_model, save_model
+from uqforce.train.chains import chain_config, draws_of, joined_samples, write_diagnostics
 from uqforce.train.checkpoint import write_atomically
 from uqforce.train.config import TrainConfig
 from uqforce.train.distributed import Processes
@@ -32,14 +33,15 @@ from uqforce.train.sections import ConfigError
 def train(config: TrainConfig, trust: bool = False, allow_changed_config: bool = False) -> Path:
     """Train as configured, resuming where a run holds a checkpoint. Returns the model's path.
 
-    One model: see `train_model`. `config.members` of them: each so in its own directory, then ensemble.uqf
-    and the ensemble's report.
+    One model: see `train_model`. `config.members` of them, or the chains of `config.sampler`: each so in its
+    own directory, then ensemble.uqf and the ensemble's report.
 
     Raises: ConfigError, DataError, CheckpointError, LossError, TrainingError.
     """
     processes = Processes.start()
     try:
-        one_or_many = train_model if config.members == 1 else train_members
+        one = config.members == 1 and config.sampler is None
+        one_or_many = train_model if one else train_members
         return one_or_many(config, processes, trust, allow_changed_config)
     finally:
         processes.stop()
@@ -56,7 +58,7 @@ def member_config(config: TrainConfig, member: int) -> TrainConfig:
 def train_members(
     config: TrainConfig, processes: Processes, trust: bool = False, allow_changed_config: bool = False
 ) -> Path:
-    """Train the members of an ensemble and join them in ensemble.uqf, whose path is returned.
+    """Train members, or run chains, and join what they leave in ensemble.uqf, whose path is returned.
 
     Raises: ConfigError for processes of both kinds, members in parallel and `torchrun`'s.
     """
@@ -67,12 +69,16 @@ def train_members(
         )
     directory = Path(config.output)
     with run_log(directory, processes):
-        log.info(f"{config.members} members, each trained in a directory of its own: {directory}/member_*")
+        if config.sampler is None:
+            members = [member_config(config, number) for number in range(config.members)]
+        else:
+            members = [chain_config(config, number) for number in range(config.sampler.chains)]
+        names = ", ".join(str(Path(member.output).relative_to(directory)) for member in members)
+        log.info(f"{len(members)} run(s), each in a directory of its own: {names}")
         prepared = prepare(config, directory)
-        members = [member_config(config, number) for number in range(config.members)]
         if processes.first:
             for member in members:
-                share_data(Path(member.output))
+                share_data(Path(member.output), directory / "data")
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_atomically(directory / "config.yaml", text.encode())
         processes.wait()
@@ -84,27 +90,36 @@ def train_members(
                 train_model(member, processes, trust, allow_changed_config, terminal=False)
         path = directory / "ensemble.uqf"
         if processes.first:
-            save_model(joined(config, members, prepared), path)
+            ensemble = joined(config, members, prepared)
+            save_model(ensemble, path)
             sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
             log.info(f"\nensemble {path}, the mean of its members:")
-            log.info(write_report(load_model(path), sets, directory))
+            log.info(write_report(ensemble, sets, directory))
+            if config.sampler is not None:
+                draws = draws_of(ensemble, prepared.validation, len(members))
+                log.info(write_diagnostics(draws, members, directory))
         processes.wait()
     return path
 
 
-def share_data(directory: Path) -> None:
-    """Let a member use the ensemble's neighbour lists instead of making its own."""
-    directory.mkdir(exist_ok=True)
+def share_data(directory: Path, data: Path) -> None:
+    """Let a member use the ensemble's neighbour lists in `data` instead of making its own."""
+    directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "data").exists():
-        (directory / "data").symlink_to(Path("..") / "data")
+        (directory / "data").symlink_to(os.path.relpath(data, directory))
 
 
 def joined(config: TrainConfig, members: Sequence[TrainConfig], prepared: Prepared) -> Ensemble:
-    """The members' best models as one; its card says of each what a model's card says of its training."""
-    ensemble = Ensemble([load_model(Path(member.output) / "best.uqf") for member in members])
-    of_members = [potential.card["training"] for potential in ensemble.members]
+    """The members' best models, or the chains' samples, as one.
+
+    Its card says of each what a model's card says of its training.
+    """
+    if config.sampler is None:
+        ensemble = Ensemble([load_model(Path(member.output) / "best.uqf") for member in members])
+    else:
+        ensemble = joined_samples(members)
+    ensemble.card["ensemble"]["training"] = [member.card["training"] for member in ensemble.members]
     ensemble.card |= card(config, prepared)
-    ensemble.card["ensemble"] |= {"kind": "independent", "training": of_members}
     return ensemble
 
 

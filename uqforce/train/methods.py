@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 LIKELIHOOD = {"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood"}}
+POSTERIOR = {name: {**loss, "weight": 1.0} for name, loss in LIKELIHOOD.items()}
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -14,7 +15,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "white": {"model": {"noise": "white"}, "loss": LIKELIHOOD},
     "ensemble": {"members": 4},
     "heads": {"model": {"heads": 8}},
-    "bayes": {"model": {"noise": "white"}, "loss": LIKELIHOOD, "sampler": {}},
+    "bayes": {"model": {"noise": "white"}, "loss": POSTERIOR, "ema": None, "sampler": {}},
     "dropout": {"model": {"noise": "white", "dropout": 1 / 64}, "loss": LIKELIHOOD},
 }
 """Word -> the defaults it changes."""
@@ -51,8 +52,8 @@ def fields(defaults: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-GOVERNED = frozenset(name for defaults in METHODS.values() for name in fields(defaults))
-"""Fields whose default some word changes."""
+GOVERNED = frozenset({"epochs", *(name for defaults in METHODS.values() for name in fields(defaults))})
+"""Fields whose default some word changes; a sampler has its own epochs."""
 
 
 def contradiction(method: str, config: Any) -> str | None:

@@ -21,6 +21,7 @@ from uqforce.train.distributed import Processes
 from uqforce.train.loop import Trainer, log
 from uqforce.train.prepare import Prepared, prepare
 from uqforce.train.report import plot_learning_curves, write_report
+from uqforce.train.sampler import Sampler
 from uqforce.train.start import start_from
 
 
@@ -35,7 +36,8 @@ def train_model(
 
     Writes into `config.output`: config.yaml, train.log, metrics.csv, checkpoint.pt and its backup,
     best.uqf (lowest validation loss), last.uqf, report.txt, report.json, parity.png, learning_curves.png.
-    With `terminal` the log also goes there.
+    With `terminal` the log also goes there. A chain (`config.sampler`) leaves samples in the place of models
+    and report.
     """
     directory = Path(config.output)
     with run_log(directory, processes, terminal):
@@ -55,7 +57,8 @@ def _train(
         start_from(potential, config.model.start, config.model.freeze)
     if processes.first:
         checkpoint.remove_leftovers(directory)
-    trainer = Trainer(
+    kind = Trainer if config.sampler is None else Sampler
+    trainer = kind(
         config, potential, prepared.train, prepared.validation, directory, prepared.data_hash, processes
     )
     _describe(config, prepared, trainer, processes)
@@ -68,12 +71,13 @@ def _train(
         checkpoint.write_atomically(directory / "config.yaml", text.encode())
     trainer.fit()
     best, done = directory / "best.uqf", trainer.progress
-    log.info(f"{done.epoch} epochs took {done.seconds / 60:.1f} minutes; evaluating")
-    if processes.first:
+    log.info(f"{done.epoch} epochs took {done.seconds / 60:.1f} minutes")
+    if processes.first and config.sampler is None:
         trainer.save_model("last.uqf")
         sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
         log.info(f"best model {best}, epoch {done.best_epoch}:")
         log.info(write_report(load_model(best), sets, directory))
+    if processes.first:
         plot_learning_curves(directory / "metrics.csv", directory / "learning_curves.png")
     processes.wait()
     return best

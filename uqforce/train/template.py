@@ -60,8 +60,9 @@ def _lines(section: type[BaseModel], defaults: BaseModel | None, path: str = "")
         mark = "# " if path + name in GOVERNED else ""
         lines.append(f"{indent}{mark}{name}: {_scalar(plain)}")
         if (optional := section_of(inner)) is not None:
-            inside = [_comment(optional.__doc__, indent + "  "), *_lines(optional, None, f"{path}{name}.")]
-            lines += [f"{indent}# {line.removeprefix(indent)}" for part in inside for line in part.splitlines()]
+            inside = [_comment(optional.__doc__, f"{indent}  "), *_lines(optional, None, f"{path}{name}.")]
+            plain_lines = "\n".join(inside).splitlines()
+            lines += [f"{indent}# {line.removeprefix(indent)}" for line in plain_lines]
     return lines
 
 
