@@ -1,6 +1,7 @@
 """NequIP's architecture, its uncertainty heads and its files."""
 
 from uqforce.model.config import NOISE, PRESETS, ModelConfig
+from uqforce.model.dropout import dropout_heads
 from uqforce.model.ensemble import Ensemble, InferenceEnsemble, first_member, inference_form
 from uqforce.model.file import ModelFileError, load_model, save_model
 from uqforce.model.inference import InferencePotential
@@ -22,6 +23,7 @@ __all__ = [
     "Network",
     "Potential",
     "Prediction",
+    "dropout_heads",
     "first_member",
     "inference_form",
     "load_model",

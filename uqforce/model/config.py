@@ -71,6 +71,9 @@ class ModelConfig(BaseModel):
     heads: int = Field(
         1, ge=1, description="energy readouts on one network, each with its own noise: an ensemble of heads"
     )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability of a last feature to be left out, in training only"
+    )
     noise: Literal["none", "total", "local", "local-deep", "white"] = Field(
         "none",
         description="noise of the labels: total (coherent, structures of like size), local (coherent, any "
@@ -128,6 +131,8 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"{field} {value} must name exactly the types {self.type_names}")
         if min(self.per_type("avg_num_neighbors", 1.0)) <= 0:
             raise ValueError(f"avg_num_neighbors {self.avg_num_neighbors} must be positive")
+        if self.dropout and self.heads > 1:
+            raise ValueError(f"dropout {self.dropout} and heads {self.heads} exclude each other")
         self.cutoff_table()
         self._consistent_noise()
         return self

@@ -1,6 +1,7 @@
 """NequIP's network: edges and types in, per-atom energies and last features out."""
 
 import math
+from typing import Optional
 
 import torch
 from e3nn.o3 import Irreps
@@ -98,12 +99,16 @@ class Network(nn.Module):
         edge_sh, basis, scaled_length = self.edge_embedding(vec, edge_index, atom_types)
         return Edges(vec, edge_sh, scaled_length, basis, None)
 
-    def propagate(self, edges: Edges, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` of embedded edges."""
+    def propagate(
+        self, edges: Edges, edge_index: Tensor, atom_types: Tensor, kept: Optional[Tensor] = None  # noqa: UP045
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`forward` of embedded edges; `kept` [N,D] are factors of the features."""
         x = torch.nn.functional.embedding(atom_types, self.type_embedding)
         for layer in self.layers:
             x = layer(x, edges, edge_index, atom_types, self.type_embedding)
         features = self.readout.hidden(x)
+        if kept is not None:
+            features = features * kept
         energies = self.scale_shift(self.readout.last(features).t(), atom_types)
         if self.zbl is not None:
             energies = energies + self.zbl(edges.vec, edges.scaled_length, edge_index, atom_types)

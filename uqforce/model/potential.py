@@ -33,6 +33,7 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.card: dict = {}
+        self.dropout = config.dropout
         self.network = Network(config)
         self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
         self.noise = make_noise(config, self.network.num_last_features, config.heads)
@@ -111,6 +112,14 @@ class Potential(nn.Module):
             for m in range(e.energies.shape[0])
         ]
 
+    def dropout_factors(self, batch: Tensor, num_structures: int) -> Optional[Tensor]:  # noqa: UP045
+        """Factors [N,D] of the last features in training with dropout, the same for a structure's atoms."""
+        if not self.training or self.dropout == 0.0:
+            return None
+        size = [num_structures, self.network.num_last_features]
+        kept = torch.full(size, 1.0 - self.dropout, dtype=self.network.dtype, device=batch.device)
+        return (torch.bernoulli(kept) / (1.0 - self.dropout))[batch]
+
     def evaluate(
         self,
         edge_vec: Tensor,
@@ -131,7 +140,8 @@ class Potential(nn.Module):
         if not edge_vec.requires_grad:
             edge_vec = edge_vec.detach().requires_grad_(True)
         edges = self.network.embed(edge_vec, edge_index, atom_types)
-        energies, features = self.network.propagate(edges, edge_index, atom_types)
+        kept = self.dropout_factors(batch, num_structures)
+        energies, features = self.network.propagate(edges, edge_index, atom_types, kept)
         terms = self.noise(features, edges, edge_index, atom_types, batch, num_structures)
         keep, with_score = self.training, reduction != ""
         scalars = torch.cat([energies.sum(1), terms.roots])

@@ -66,6 +66,9 @@ class TrainConfig(Section):
         1, ge=1, description="models to train, with seeds seed, seed + 1, ...; more than 1: an ensemble"
     )
     parallel: int = Field(1, ge=1, description="members or chains run at the same time, each in a process")
+    dropout_samples: int = Field(
+        8, ge=2, description="masks of a model with dropout, kept as heads in ensemble.uqf"
+    )
     threads: int | None = Field(
         None,
         ge=1,
@@ -162,6 +165,8 @@ class TrainConfig(Section):
             )
         if self.members > 1:
             raise ValueError(f"members: {self.members}: a sampler has chains, set sampler.chains")
+        if self.model.dropout:
+            raise ValueError(f"model.dropout: {self.model.dropout}: a posterior has none, leave it out")
         if self.sampler.chains * self.sampler.samples < 2:
             raise ValueError("sampler: 1 chain of 1 sample: a Bayesian network has at least two samples")
         return self
@@ -197,6 +202,7 @@ FREE = (
     "max_minutes",
     "checkpoint",
     "threads",
+    "dropout_samples",
     "uncertainty",
     "sampler.chains",
     "sampler.samples",

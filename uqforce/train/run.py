@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from uqforce.model import Potential, load_model
+from uqforce.model import Potential, dropout_heads, load_model, save_model
 from uqforce.train import checkpoint
 from uqforce.train.config import TrainConfig
 from uqforce.train.distributed import Processes
@@ -37,7 +37,7 @@ def train_model(
     Writes into `config.output`: config.yaml, train.log, metrics.csv, checkpoint.pt and its backup,
     best.uqf (lowest validation loss), last.uqf, report.txt, report.json, parity.png, learning_curves.png.
     With `terminal` the log also goes there. A chain (`config.sampler`) leaves samples in the place of models
-    and report.
+    and report; a model with dropout, whose path is returned, ensemble.uqf beside them.
     """
     directory = Path(config.output)
     with run_log(directory, processes, terminal):
@@ -77,10 +77,14 @@ def _train(
         sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
         log.info(f"best model {best}, epoch {done.best_epoch}:")
         log.info(write_report(load_model(best), sets, directory))
+        if config.model.dropout:
+            heads = dropout_heads(load_model(best), config.dropout_samples, config.seed)
+            save_model(heads, directory / "ensemble.uqf")
+            log.info(f"{config.dropout_samples} masks of its dropout as heads: {directory / 'ensemble.uqf'}")
     if processes.first:
         plot_learning_curves(directory / "metrics.csv", directory / "learning_curves.png")
     processes.wait()
-    return best
+    return directory / "ensemble.uqf" if config.model.dropout else best
 
 
 def set_up_process(threads: int | None) -> None:

@@ -12,6 +12,7 @@ from uqforce.train.sections import ConfigError
 log = logging.getLogger("uqforce.train")
 MAY_DIFFER = {
     *NOISE,
+    "dropout",
     "dtype",
     "bessel_trainable",
     "per_type_energy_scales",
