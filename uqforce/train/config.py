@@ -84,7 +84,7 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _posterior(cls, values: Any) -> Any:
-        """With a sampler, the defaults of a posterior: likelihoods count as they are, and no running mean."""
+        """With a sampler, no running mean, and as many epochs as it takes."""
         if not isinstance(values, dict) or values.get("sampler") is None:
             return values
         sampler = values["sampler"]
@@ -93,8 +93,7 @@ class TrainConfig(Section):
                 sampler = SamplerConfig(**sampler)
             except ValidationError:
                 return values  # told with its place below
-        weights = {name: {"weight": 1.0} for name in ("energy", "forces")}
-        return with_defaults(values, {"loss": weights, "ema": None, "epochs": sampler.epochs})
+        return with_defaults(values, {"ema": None, "epochs": sampler.epochs})
 
     @model_validator(mode="before")
     @classmethod

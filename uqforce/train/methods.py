@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 LIKELIHOOD = {"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood"}}
-POSTERIOR = {name: {**loss, "weight": 1.0} for name, loss in LIKELIHOOD.items()}
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -15,7 +14,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "white": {"model": {"noise": "white"}, "loss": LIKELIHOOD},
     "ensemble": {"members": 4},
     "heads": {"model": {"heads": 8}},
-    "bayes": {"model": {"noise": "white"}, "loss": POSTERIOR, "ema": None, "sampler": {}},
+    "bayes": {"model": {"noise": "white"}, "loss": LIKELIHOOD, "ema": None, "sampler": {}},
     "dropout": {"model": {"noise": "white", "dropout": 1 / 64}, "loss": LIKELIHOOD},
 }
 """Word -> the defaults it changes."""
@@ -52,8 +51,8 @@ def fields(defaults: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-GOVERNED = frozenset({"epochs", *(name for defaults in METHODS.values() for name in fields(defaults))})
-"""Fields whose default some word changes; a sampler has its own epochs."""
+GOVERNED = frozenset(name for defaults in METHODS.values() for name in fields(defaults))
+"""Fields whose default some word changes."""
 
 
 def contradiction(method: str, config: Any) -> str | None:
