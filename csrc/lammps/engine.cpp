@@ -1,14 +1,18 @@
 #include "lammps/engine.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
@@ -45,38 +49,127 @@ std::string first_line(const std::exception& error) {
   const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
   const size_t start = text.find("RuntimeError: ");  // TorchScript puts its own trace before it
   const std::string words = start == std::string::npos ? text : text.substr(start + 14);
-  return words.substr(0, words.find('\n'));
+  const std::string line = words.substr(0, words.find('\n'));
+  const bool memory = line == "std::bad_alloc" || words.find("allocate memory") != std::string::npos;
+  return memory ? "out of memory: use more nodes or ranks of fewer atoms (" + line + ")" : line;
 }
+
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
+// A file's `domain`, however it was compiled.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual Named domain(const Tensor& edge_vec, const Tensor& edge_index, const Tensor& types,
+                       const Tensor& numbers, int64_t owned, bool exchange, bool uncertain) = 0;
+};
+
+class Script : public Model {
+ public:
+  explicit Script(const std::string& path) {
+    // Every call is computed the same way, the first ones too: see `call` in uqforce/deploy/export.py.
+    torch::jit::setGraphExecutorOptimize(false);
+    module_ = torch::jit::load(path, at::kCPU);
+  }
+  Named domain(const Tensor& edge_vec, const Tensor& edge_index, const Tensor& types, const Tensor& numbers,
+               int64_t owned, bool exchange, bool uncertain) override {
+    Named out;
+    const auto result =
+        module_.get_method("domain")({edge_vec, edge_index, types, numbers, owned, exchange, uncertain});
+    for (const auto& entry : result.toGenericDict()) {
+      out.emplace_back(entry.key().toStringRef(), entry.value().toTensor());
+    }
+    return out;
+  }
+
+ private:
+  torch::jit::Module module_;
+};
+
+// uqforce/deploy/aoti.py; the names of the results are in the file's metadata.
+class Package : public Model {
+ public:
+  Package(const std::string& path, Methods methods) : methods_(std::move(methods)) {
+    for (const auto& [name, outputs] : methods_) {
+      if (name == "forward") continue;
+      loaders_.emplace(name, std::make_unique<Loader>(path, name));
+    }
+  }
+  Named domain(const Tensor& edge_vec, const Tensor& edge_index, const Tensor& types, const Tensor& numbers,
+               int64_t owned, bool exchange, bool uncertain) override {
+    if (!exchange) {
+      throw std::runtime_error(
+          "an AOTInductor file exchanges features: leave out `shell`, or export to TorchScript");
+    }
+    const std::string name = !uncertain && methods_.count("domain_plain") ? "domain_plain" : "domain";
+    const std::vector<Tensor> results = loaders_.at(name)->run(
+        {edge_vec, edge_index, types, numbers, at::empty({owned}, at::TensorOptions().dtype(at::kFloat))});
+    const std::vector<std::string>& names = methods_.at(name);
+    Named out;
+    for (size_t k = 0; k < names.size(); ++k) out.emplace_back(names[k], results.at(k));
+    return out;
+  }
+
+ private:
+  using Loader = torch::inductor::AOTIModelPackageLoader;
+  Methods methods_;
+  std::map<std::string, std::unique_ptr<Loader>> loaders_;
+};
 
 }  // namespace
 
 struct Engine::Impl {
-  torch::jit::Module model;
-  std::string metadata;
-  c10::impl::GenericDict out{c10::StringType::get(), c10::TensorType::get()};  // keeps the results alive
+  std::string path, metadata;
+  bool compiled = false;  // ahead of time
+  std::unique_ptr<Model> model;
+  Named out;  // keeps the results alive
+  Prediction prediction;
 };
 
 Engine::Engine(const std::string& path, int threads) : impl_(std::make_unique<Impl>()) {
   if (!std::ifstream(path)) throw std::runtime_error("there is no model file " + path);
   at::set_num_threads(threads);
-  // Every call is computed the same way, the first ones too: see `call` in uqforce/deploy/export.py.
-  torch::jit::setGraphExecutorOptimize(false);
-  torch::jit::ExtraFilesMap extra{{"metadata.json", ""}};
+  impl_->path = path;
   try {
-    impl_->model = torch::jit::load(path, at::kCPU, extra);
+    caffe2::serialize::PyTorchStreamReader reader(path);
+    const std::vector<std::string> names = reader.getAllRecords();
+    impl_->compiled = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+      return name.find("data/aotinductor/") != std::string::npos;
+    });
+    if (reader.hasRecord("extra/metadata.json")) {
+      const auto [data, size] = reader.getRecord("extra/metadata.json");
+      impl_->metadata.assign(static_cast<const char*>(data.get()), size);
+    }
   } catch (const std::exception& error) {
-    throw std::runtime_error(path + " is not a TorchScript file, or is damaged (" + first_line(error) +
+    throw std::runtime_error(path + " is not an exported model, or is damaged (" + first_line(error) +
                              "): write it with `uqforce export model.uqf -o model.pt`");
   }
-  impl_->metadata = extra["metadata.json"];
   if (impl_->metadata.empty()) {
     throw std::runtime_error(path +
-                             " is a TorchScript file without uqforce's metadata: write it with "
-                             "`uqforce export model.uqf -o model.pt`");
+                             " holds no metadata of uqforce: write it with `uqforce export model.uqf -o "
+                             "model.pt`");
   }
 }
 
 Engine::~Engine() = default;
+
+void Engine::load(const Methods& methods, const std::string& processor) {
+  const std::string& path = impl_->path;
+  if (impl_->compiled && processor != at::get_cpu_capability()) {
+    throw std::runtime_error(path + " was compiled for a processor with " + processor + ", this one has " +
+                             at::get_cpu_capability() + ": export it here");
+  }
+  try {
+    if (impl_->compiled) {
+      impl_->model = std::make_unique<Package>(path, methods);
+    } else {
+      impl_->model = std::make_unique<Script>(path);
+    }
+  } catch (const std::exception& error) {
+    throw std::runtime_error(path + " is damaged, or was written with another torch (" + first_line(error) +
+                             "): export it again");
+  }
+}
 
 const std::string& Engine::metadata() const { return impl_->metadata; }
 
@@ -85,11 +178,13 @@ std::string Engine::build() const {
   return op.typed<std::string()>().call();
 }
 
-Prediction Engine::evaluate(const Domain& domain, bool exchange, Communication& communication) {
+const Prediction& Engine::evaluate(const Domain& domain, bool exchange, bool uncertain,
+                                   Communication& communication) {
   const auto edges = static_cast<int64_t>(domain.centers.size());
   const auto blob = [](const auto& values, at::IntArrayRef shape, at::ScalarType type) {
     return at::from_blob(const_cast<void*>(static_cast<const void*>(values.data())), shape, type);
   };
+  impl_->prediction.clear();
   try {
     const at::NoGradGuard no_grad;
     TensorRanks ranks(communication);
@@ -97,26 +192,20 @@ Prediction Engine::evaluate(const Domain& domain, bool exchange, Communication& 
     Tensor edge_index = at::empty({2, edges}, at::kLong);
     edge_index[0].copy_(blob(domain.centers, {edges}, at::kLong));
     edge_index[1].copy_(blob(domain.neighbors, {edges}, at::kLong));
-    impl_->out =
-        impl_->model
-            .get_method("domain")({blob(domain.edge_vec, {edges, 3}, at::kDouble), edge_index,
-                                   blob(domain.types, {domain.atoms}, at::kLong), domain.owned, exchange})
-            .toGenericDict();
+    impl_->out = impl_->model->domain(blob(domain.edge_vec, {edges, 3}, at::kDouble), edge_index,
+                                      blob(domain.types, {domain.atoms}, at::kLong),
+                                      blob(domain.numbers, {domain.atoms}, at::kLong), domain.owned, exchange,
+                                      uncertain);
+    for (auto& [name, tensor] : impl_->out) {
+      tensor = tensor.contiguous();
+      const int64_t columns = c10::multiply_integers(tensor.sizes().slice(1));
+      impl_->prediction[name] = {tensor.const_data_ptr<double>(), tensor.size(0), columns};
+    }
   } catch (const std::exception& error) {
     throw std::runtime_error("the model cannot be evaluated for " + std::to_string(domain.atoms) +
                              " atoms and " + std::to_string(edges) + " edges: " + first_line(error));
   }
-  const auto values = [this](const char* name) -> const double* {
-    const auto entry = impl_->out.find(name);
-    if (entry == impl_->out.end()) return nullptr;
-    const Tensor values = entry->value().toTensor().contiguous();
-    impl_->out.insert_or_assign(name, values);
-    return values.const_data_ptr<double>();
-  };
-  Prediction prediction{values("energies"), values("edge_gradient"), values("nll"),
-                        values("energies_variance"), values("forces_uncertainty")};
-  if (const double* sigma = values("energy_uncertainty")) prediction.energy_uncertainty = *sigma;
-  return prediction;
+  return impl_->prediction;
 }
 
 }  // namespace uqforce::lammps

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,32 +34,39 @@ class Communication {
 // One process's atoms, its own first, and their edges sorted by centre.
 struct Domain {
   int64_t owned = 0, atoms = 0;
-  std::vector<int64_t> types;               // [atoms]
+  std::vector<int64_t> types, numbers;      // [atoms], numbers the same of an atom and its ghosts
   std::vector<int64_t> centers, neighbors;  // [E]
   std::vector<double> edge_vec;             // [E,3] A, from centre to neighbour
 };
 
-// Valid until the next call. Null: the model does not carry it, or there are no atoms.
-struct Prediction {
-  const double* energies = nullptr;            // [owned] eV
-  const double* edge_gradient = nullptr;       // [E,3] eV/A, of all energies by edge_vec
-  const double* nll = nullptr;                 // [owned]
-  const double* energies_variance = nullptr;   // [owned] eV^2
-  const double* forces_uncertainty = nullptr;  // [owned] eV/A
-  double energy_uncertainty = 0;               // eV, of the whole system
+// A quantity by its key in the file: `columns` numbers of each of `rows` own atoms or edges, or one row of
+// the whole structure. Valid until the next call.
+struct Values {
+  const double* data = nullptr;
+  int64_t rows = 0, columns = 0;
 };
+using Prediction = std::map<std::string, Values>;
 
+// The results of each method of a package, in order.
+using Methods = std::map<std::string, std::vector<std::string>>;
+
+// std::runtime_error of all functions says what is wrong.
 class Engine {
  public:
-  // Reads an exported model and computes with `threads` threads. std::runtime_error says what is wrong.
+  // Opens an exported model, to compute with `threads` threads.
   Engine(const std::string& path, int threads);
   ~Engine();
 
   const std::string& metadata() const;  // JSON, see uqforce/deploy/export.py
-  std::string build() const;            // of the op library, JSON
+  // Makes it ready; of packages what their metadata says: their methods and the kind of processor.
+  void load(const Methods& methods, const std::string& processor);
+  std::string build() const;  // of the op library, JSON
 
   // `exchange`: ghosts' features come from their owners through `communication`, otherwise ghosts have edges.
-  Prediction evaluate(const Domain& domain, bool exchange, Communication& communication);
+  // Without `uncertain` there are `energies` [owned] eV and `edge_gradient` [E,3] eV/A, of all energies by
+  // edge_vec, and nothing else.
+  const Prediction& evaluate(const Domain& domain, bool exchange, bool uncertain,
+                             Communication& communication);
 
  private:
   struct Impl;

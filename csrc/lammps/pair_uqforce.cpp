@@ -6,12 +6,14 @@
 #include <exception>
 #include <limits>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
 #include "error.h"
+#include "exceptions.h"
 #include "force.h"
 #include "json.h"
 #include "memory.h"
@@ -24,7 +26,7 @@ using uqforce::lammps::Engine;
 using uqforce::lammps::Prediction;
 using uqforce::lammps::Rows;
 
-static constexpr int kFormatVersion = 2;  // of the model files, see uqforce/deploy/export.py
+static constexpr int kFormatVersion = 3;  // of the model files, see uqforce/deploy/export.py
 
 PairUqforce::PairUqforce(LAMMPS* lmp) : Pair(lmp) {
   single_enable = 0;
@@ -33,7 +35,7 @@ PairUqforce::PairUqforce(LAMMPS* lmp) : Pair(lmp) {
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;  // the virial is summed over edges
   centroidstressflag = CENTROID_NOTAVAIL;
-  nextra = NUM_EXTRA;
+  nextra = uncertainties_.size();
   pvector = new double[nextra]();
 }
 
@@ -47,12 +49,17 @@ PairUqforce::~PairUqforce() {
 }
 
 void PairUqforce::settings(int narg, char** arg) {
-  if (narg > 1) error->all(FLERR, "pair_style uqforce takes at most one option, exchange or shell");
-  const std::string scheme = narg == 1 ? arg[0] : "exchange";
-  if (scheme != "exchange" && scheme != "shell") {
-    error->all(FLERR, "pair_style uqforce does not know {}: use exchange or shell", scheme);
+  exchange_ = true, every_ = 1;
+  for (int k = 0; k < narg; ++k) {
+    if (strcmp(arg[k], "exchange") == 0 || strcmp(arg[k], "shell") == 0) {
+      exchange_ = strcmp(arg[k], "exchange") == 0;
+    } else if (strcmp(arg[k], "every") == 0 && k + 1 < narg) {
+      every_ = utils::inumeric(FLERR, arg[++k], false, lmp);
+      if (every_ < 0) error->all(FLERR, "pair_style uqforce: every {}: use 0 or more steps", every_);
+    } else {
+      error->all(FLERR, "pair_style uqforce does not know {}: use exchange or shell, and every N", arg[k]);
+    }
   }
-  exchange_ = scheme == "exchange";
 }
 
 void PairUqforce::coeff(int narg, char** arg) {
@@ -70,6 +77,9 @@ void PairUqforce::coeff(int narg, char** arg) {
   try {
     engine_ = std::make_unique<Engine>(arg[2], comm->nthreads);
     description = read_metadata(arg[2]);
+    delete[] pvector;
+    nextra = uncertainties_.size();
+    pvector = new double[nextra]();
   } catch (const std::exception& error) {
     failure = error.what();
   }
@@ -100,7 +110,7 @@ void PairUqforce::coeff(int narg, char** arg) {
   if (comm->me == 0) utils::logmesg(lmp, description);
 }
 
-// Takes what is needed; returns what is said at the start.
+// Takes what is needed and loads the model; returns what is said at the start.
 std::string PairUqforce::read_metadata(const std::string& path) {
   const json model = json::parse(engine_->metadata()), build = json::parse(engine_->build());
   const int format = model.at("format_version");
@@ -112,8 +122,8 @@ std::string PairUqforce::read_metadata(const std::string& path) {
   }
   if (format < kFormatVersion) {
     throw std::runtime_error(
-        fmt::format("{} was exported by uqforce {} for single processes: export it again", path,
-                    model.at("uqforce_version").get<std::string>()));
+        fmt::format("{} is of format {} of uqforce {}, this plugin reads {}: export it again", path, format,
+                    model.at("uqforce_version").get<std::string>(), kFormatVersion));
   }
   if (model.at("tabulation").empty()) {
     throw std::runtime_error(path +
@@ -123,33 +133,30 @@ std::string PairUqforce::read_metadata(const std::string& path) {
   type_names_ = model.at("type_names").get<std::vector<std::string>>();
   cutoff_ = model.at("cutoff");
   num_layers_ = model.at("num_layers");
-  exchange_width_ = model.at("exchange_width");
-  const std::string dtype = model.at("dtype");
-  single_ = dtype == "float32";
-  const json& outputs = model.at("outputs");
-  const bool has_nll = outputs.contains("nll"), has_variance = outputs.contains("energy_uncertainty");
-  cotangents_ = has_variance ? 2 : 1;
-  nll_.assign(has_nll, 0);  // not empty: carried
-  forces_uncertainty_.assign(has_variance, 0);
-  energies_variance_.assign(has_variance, 0);
-  std::vector<std::string> uncertainties, thresholds;
-  if (has_nll) uncertainties.push_back("nll");
-  if (has_variance) uncertainties.push_back("energy, forces");
-  if (!has_nll && !has_variance) uncertainties.push_back("none");
-  const json known = model.at("thresholds").value("nll", json::object());
+  uncertainties_ = uqforce::lammps::Uncertainties();
+  const json &domain = model.at("domain"), known = model.at("thresholds").value("nll", json::object());
+  forward_bytes_ = domain.at("forward_bytes");
+  reverse_bytes_ = domain.at("reverse_bytes");
+  one_variance_ = domain.at("one_variance");
+  for (const auto& [key, columns] : domain.at("per_atom").items()) uncertainties_.add(key, true, columns);
+  for (const std::string key : domain.at("per_structure")) uncertainties_.add(key, false);
+  std::string thresholds;
   for (const auto& [name, value] : known.items()) {
-    thresholds.push_back(fmt::format("{} {:.6g}", name, value.get<double>()));
+    thresholds += fmt::format("{} {} {:.6g}", thresholds.empty() ? "\n  nll of the training atoms:" : ",",
+                              name, value.get<double>());
   }
-  if (thresholds.size()) {
-    uncertainties.back() += "; nll of the training atoms: " + utils::join_words(thresholds, ", ");
-  }
+  const bool compiled = model.contains("methods");
+  engine_->load(compiled ? model.at("methods").get<uqforce::lammps::Methods>() : uqforce::lammps::Methods(),
+                compiled ? model.at("processor").get<std::string>() : "");
   return fmt::format(
-      "uqforce {}: {} ({}), {} layers, cutoff {} A, {}\n"
-      "  uncertainties: {}\n"
+      "uqforce {}: {} ({}), {} layers, cutoff {} A, {}, {}\n"
+      "  uncertainties: {}{}{}\n"
       "  kernels {} on the cpu, {} rank(s) of {} thread(s), {}\n",
       build.at("uqforce").get<std::string>(), path, utils::join_words(type_names_, " "), num_layers_, cutoff_,
-      dtype, utils::join_words(uncertainties, ", "), build.at("instruction_set").get<std::string>(),
-      comm->nprocs, comm->nthreads,
+      model.at("dtype").get<std::string>(), compiled ? "AOTInductor" : "TorchScript",
+      uncertainties_.any() ? "compute pair gives " + uncertainties_.legend() : "none",
+      uncertainties_.any() && every_ != 1 ? fmt::format("; every {} steps", every_) : "", thresholds,
+      build.at("instruction_set").get<std::string>(), comm->nprocs, comm->nthreads,
       exchange_ ? "features exchanged between layers"
                 : fmt::format("ghosts within {} A with edges of their own", num_layers_ * cutoff_));
 }
@@ -158,23 +165,23 @@ void PairUqforce::init_style() {
   if (!force->newton_pair) {
     error->all(FLERR, "pair_style uqforce adds forces to ghost atoms: use `newton on`");
   }
+  if (!atom->tag_enable) error->all(FLERR, "pair_style uqforce needs atom IDs: leave out `atom_modify id no`");
   if (domain->dimension != 3) error->all(FLERR, "pair_style uqforce needs three dimensions");
   const double* special = force->special_lj;
   if (atom->molecular != Atom::ATOMIC && (special[1] == 0 || special[2] == 0 || special[3] == 0)) {
     error->all(FLERR, "pair_style uqforce needs bonded neighbors too: use `special_bonds lj/coul 1 1 1`");
   }
-  if (energies_variance_.size() && comm->me == 0) {
+  if (one_variance_ && comm->me == 0) {
     error->warning(FLERR,
                    "the energy and force uncertainties of uqforce come from one variance of the whole "
                    "system: they grow with its size, nll does not");
   }
   if (exchange_) {
-    const int doubles = single_ ? (exchange_width_ + 1) / 2 : exchange_width_;
-    comm_forward = std::max(doubles, 1);
-    comm_reverse = std::max(cotangents_ * doubles, 3);
+    comm_forward = std::max(static_cast<int>((forward_bytes_ + 7) / 8), 1);
+    comm_reverse = std::max(static_cast<int>((reverse_bytes_ + 7) / 8), 3);
     neighbor->add_request(this, NeighConst::REQ_FULL);
   } else {
-    comm_reverse = 3;
+    comm_reverse = std::max(static_cast<int>((reverse_bytes_ + 7) / 8), 3);
     ghostneigh = 1;
     comm->cutghostuser = std::max(comm->cutghostuser, num_layers_ * cutoff_ + neighbor->skin);
     neighbor->add_request(this, NeighConst::REQ_FULL | NeighConst::REQ_GHOST);
@@ -191,16 +198,31 @@ double PairUqforce::init_one(int i, int j) {
 
 void PairUqforce::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
-  find_edges();
-  Prediction prediction;
   try {
-    prediction = engine_->evaluate(domain_, exchange_, *this);
+    find_edges();
+    const bool uncertain = uncertainties_.any() && wants_uncertainties();
+    const Prediction& prediction = engine_->evaluate(domain_, exchange_, uncertain, *this);
+    const double* energies = prediction.at("energies").data;
+    const double* edge_gradient = prediction.at("edge_gradient").data;
+    check_finite(energies, edge_gradient);
+    scatter(energies, edge_gradient);
+    if (uncertain) {
+      uncertainties_.keep(prediction, domain_.owned, static_cast<double>(atom->natoms), world, pvector);
+    } else {
+      uncertainties_.skip(domain_.owned, world, pvector);
+    }
+  } catch (const LAMMPSException&) {
+    throw;  // has been said
   } catch (const std::exception& failure) {
     stop(failure.what());
   }
-  check_finite(prediction);
-  scatter(prediction);
-  keep_uncertainties(prediction);
+}
+
+// In every n-th step, in the first and the last of a run, which are printed, and when a fix asks for it.
+bool PairUqforce::wants_uncertainties() const {
+  const bigint step = update->ntimestep;
+  const bool edge = step == update->firststep || step == update->laststep;
+  return requested_ || (every_ > 0 && (edge || step % every_ == 0));
 }
 
 // Edges within the cutoff of own atoms; without exchange, also of the ghosts that their features depend on.
@@ -229,6 +251,7 @@ void PairUqforce::find_edges() {
   domain_.atoms = atoms;
   domain_.types.resize(atoms);
   for (int i = 0; i < atoms; ++i) domain_.types[i] = model_type_[atom->type[i]];
+  domain_.numbers.assign(atom->tag, atom->tag + atoms);
   domain_.centers.clear(), domain_.neighbors.clear(), domain_.edge_vec.clear();
   const int listed = list->inum + (exchange_ ? 0 : list->gnum);
   for (int k = 0; k < listed; ++k) {
@@ -254,15 +277,15 @@ void PairUqforce::stop(const std::string& sentence) {
 }
 
 // What goes on from numbers that are not finite would be wrong.
-void PairUqforce::check_finite(const Prediction& prediction) {
+void PairUqforce::check_finite(const double* energies, const double* edge_gradient) {
   double closest = std::numeric_limits<double>::infinity();
   int64_t atom_at = -1;
   for (int64_t i = 0; i < domain_.owned && atom_at < 0; ++i) {
-    if (!std::isfinite(prediction.energies[i])) atom_at = i;
+    if (!std::isfinite(energies[i])) atom_at = i;
   }
   const auto edges = static_cast<int64_t>(domain_.centers.size());
   for (int64_t e = 0; e < edges && atom_at < 0; ++e) {
-    const double* g = prediction.edge_gradient + 3 * e;
+    const double* g = edge_gradient + 3 * e;
     if (!std::isfinite(g[0] + g[1] + g[2])) atom_at = domain_.centers[e];
   }
   if (atom_at < 0) return;
@@ -277,11 +300,11 @@ void PairUqforce::check_finite(const Prediction& prediction) {
 }
 
 // An edge pulls its two atoms; half of its virial belongs to each.
-void PairUqforce::scatter(const Prediction& prediction) {
+void PairUqforce::scatter(const double* energies, const double* edge_gradient) {
   double** f = atom->f;
   const auto edges = static_cast<int64_t>(domain_.centers.size());
   for (int64_t e = 0; e < edges; ++e) {
-    const double *g = prediction.edge_gradient + 3 * e, *d = domain_.edge_vec.data() + 3 * e;
+    const double *g = edge_gradient + 3 * e, *d = domain_.edge_vec.data() + 3 * e;
     const int64_t i = domain_.centers[e], j = domain_.neighbors[e];
     for (int c = 0; c < 3; ++c) {
       f[i][c] += g[c];
@@ -302,51 +325,23 @@ void PairUqforce::scatter(const Prediction& prediction) {
     }
   }
   for (int64_t i = 0; i < domain_.owned; ++i) {
-    if (eflag_global) eng_vdwl += prediction.energies[i];
-    if (eflag_atom) eatom[i] += prediction.energies[i];
+    if (eflag_global) eng_vdwl += energies[i];
+    if (eflag_atom) eatom[i] += energies[i];
   }
 }
 
-void PairUqforce::keep_uncertainties(const Prediction& prediction) {
-  const auto owned = static_cast<size_t>(domain_.owned);
-  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-  const bool first = comm->me == 0;
-  std::fill_n(pvector, nextra, first ? kNone : 0.0);
-  const auto keep = [&](const double* values, std::vector<double>& kept) {
-    kept.assign(values, values + owned);
-    if (kept.empty()) kept.push_back(0);  // a pointer that can be extracted
-  };
-  // `compute pair` sums pvector over the ranks: a maximum stands on one of them only.
-  const auto reduce = [&](const double* values, int max_at, int mean_at) {
-    double most = -std::numeric_limits<double>::infinity(), sum = 0, all = 0;
-    for (size_t i = 0; i < owned; ++i) {
-      most = std::max(most, values[i]);
-      sum += values[i];
-    }
-    MPI_Reduce(&most, &all, 1, MPI_DOUBLE, MPI_MAX, 0, world);
-    pvector[max_at] = first ? all : 0.0;
-    pvector[mean_at] = sum / static_cast<double>(atom->natoms);
-  };
-  // Not by the pointers: they are null too where a rank has no atoms, which must reduce all the same.
-  if (!nll_.empty()) {
-    keep(prediction.nll, nll_);
-    reduce(prediction.nll, NLL_MAX, NLL_MEAN);
-  }
-  if (!forces_uncertainty_.empty()) {
-    keep(prediction.forces_uncertainty, forces_uncertainty_);
-    keep(prediction.energies_variance, energies_variance_);
-    reduce(prediction.forces_uncertainty, FORCES_MAX, FORCES_MEAN);
-    pvector[ENERGY] = first ? prediction.energy_uncertainty : 0.0;
-  }
+// `fix pair N uqforce KEY 1` asks for the uncertainties of its steps: LAMMPS sets KEY_flag before them.
+void* PairUqforce::extract(const char* name, int& dimension) {
+  dimension = 0;
+  const std::string_view text = name, suffix = "_flag";
+  if (text.size() <= suffix.size() || text.substr(text.size() - suffix.size()) != suffix) return nullptr;
+  const std::string key(text.substr(0, text.size() - suffix.size()));
+  return uncertainties_.carries(key) ? &requested_ : nullptr;
 }
 
 void* PairUqforce::extract_peratom(const char* name, int& columns) {
   columns = 0;
-  auto* values = strcmp(name, "nll") == 0                  ? &nll_
-                 : strcmp(name, "forces_uncertainty") == 0 ? &forces_uncertainty_
-                 : strcmp(name, "energies_variance") == 0  ? &energies_variance_
-                                                           : nullptr;
-  return values == nullptr || values->empty() ? nullptr : values->data();
+  return uncertainties_.find(name, columns);
 }
 
 void PairUqforce::to_ghosts(const Rows& rows) {

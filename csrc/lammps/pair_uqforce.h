@@ -1,4 +1,4 @@
-// pair_style uqforce [exchange | shell]
+// pair_style uqforce [exchange | shell] [every N]
 // pair_coeff * * model.pt Element1 Element2 ...
 //
 // docs/lammps.md is the manual. This file and its .cpp see LAMMPS headers only, no libtorch.
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lammps/engine.h"
+#include "lammps/uncertainties.h"
 #include "pair.h"
 
 namespace LAMMPS_NS {
@@ -23,6 +24,7 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
   void init_style() override;
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
+  void* extract(const char* name, int& dimension) override;
   void* extract_peratom(const char* name, int& columns) override;
 
   int pack_forward_comm(int n, int* list, double* buffer, int pbc_flag, int* pbc) override;
@@ -31,15 +33,12 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
   void unpack_reverse_comm(int n, int* list, double* buffer) override;
 
  private:
-  // Results of the last step; `pvector` has these in this order, nan where the model lacks them.
-  enum { NLL_MAX, NLL_MEAN, FORCES_MAX, FORCES_MEAN, ENERGY, NUM_EXTRA };
-
   [[noreturn]] void stop(const std::string& sentence);
   std::string read_metadata(const std::string& path);
   void find_edges();
-  void scatter(const uqforce::lammps::Prediction& prediction);
-  void keep_uncertainties(const uqforce::lammps::Prediction& prediction);
-  void check_finite(const uqforce::lammps::Prediction& prediction);
+  bool wants_uncertainties() const;
+  void check_finite(const double* energies, const double* edge_gradient);
+  void scatter(const double* energies, const double* edge_gradient);
 
   void to_ghosts(const uqforce::lammps::Rows& rows) override;
   void to_owners(const uqforce::lammps::Rows& rows) override;
@@ -50,13 +49,16 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
   std::vector<std::string> type_names_;
   std::vector<int64_t> model_type_;  // of LAMMPS's types, from 1
   double cutoff_ = 0;
-  int num_layers_ = 0, exchange_width_ = 0, cotangents_ = 1;
-  bool single_ = false;
+  int num_layers_ = 0;
+  int64_t forward_bytes_ = 0, reverse_bytes_ = 0;  // of an atom, at most, in the model's messages
+  bool one_variance_ = false;                      // of the whole system
 
   uqforce::lammps::Domain domain_;
   std::vector<char> is_center_;
-  std::vector<double> nll_, forces_uncertainty_, energies_variance_;  // of own atoms; empty: not carried
-  const uqforce::lammps::Rows* rows_ = nullptr;                       // that are being communicated
+  uqforce::lammps::Uncertainties uncertainties_;
+  int every_ = 1;                                // steps between them
+  int requested_ = 0;                            // by `fix pair` with trigger, for this step
+  const uqforce::lammps::Rows* rows_ = nullptr;  // that are being communicated
 };
 
 }  // namespace LAMMPS_NS

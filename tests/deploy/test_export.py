@@ -189,7 +189,7 @@ def test_newer_format(exported, tmp_path):
             if name.endswith("metadata.json"):
                 content = json.dumps(json.loads(content) | {"format_version": 99})
             new.writestr(name, content)
-    with pytest.raises(ValueError, match=r"format 99, this uqforce .* reads up to 2: upgrade uqforce"):
+    with pytest.raises(ValueError, match=r"format 99, this uqforce .* reads up to 3: upgrade uqforce"):
         open_model(newer)
 
 

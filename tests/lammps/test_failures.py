@@ -44,14 +44,14 @@ def test_missing_file(lammps, models, tmp_path):
 
 def test_not_a_model(lammps, tmp_path):
     (tmp_path / "model.pt").write_text("something else")
-    fails(lammps, tmp_path, "model.pt", "model.pt is not a TorchScript file, or is damaged")
+    fails(lammps, tmp_path, "model.pt", "model.pt is not an exported model, or is damaged")
 
 
 def test_foreign_torchscript(lammps, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "model.pt"))
-    fails(lammps, tmp_path, "model.pt", "a TorchScript file without uqforce's metadata")
+    fails(lammps, tmp_path, "model.pt", "model.pt holds no metadata of uqforce")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,10 @@ def test_networks_instead_of_tables(lammps, tmp_path):
         ({"H C O Si": "H C O"}, "an element for each of the 4 atom types"),
         ({"units metal": "units real"}, "computes in eV and A: use `units metal`, not real"),
         ({"units metal": "units metal\nnewton off"}, "use `newton on`"),
-        ({"uqforce exchange": "uqforce somehow"}, "does not know somehow: use exchange or shell"),
+        (
+            {"uqforce exchange": "uqforce somehow"},
+            "does not know somehow: use exchange or shell, and every",
+        ),
     ],
 )
 def test_input(lammps, models, tmp_path, changes, sentence):

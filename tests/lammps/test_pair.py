@@ -37,7 +37,7 @@ def expected(model: Path, atoms: Atoms) -> dict[str, np.ndarray]:
 
 def script(folder: Path, systems: dict[str, Atoms], model: Path, scheme: str) -> str:
     """An input that leaves two files for each system: k.global and k.atoms."""
-    text, vectors = "", [f"c_p[{i}]" for i in range(1, 7)] + [f"c_u[{i}]" for i in range(1, 6)]
+    text, vectors = "", [f"c_p[{i}]" for i in range(1, 7)] + [f"c_u[{i}]" for i in range(1, 8)]
     numbers = " ".join(f"$({name}:%.17g)" for name in ["pe", "vol", *vectors])
     for k, atoms in enumerate(systems.values()):
         (folder / f"{k}.data").write_text(data_file(atoms))
@@ -84,6 +84,8 @@ def compare(folder: Path, k: int, want: dict[str, np.ndarray], tolerance: float)
             sigma.max(),
             sigma.mean(),
             *want["energy_uncertainty"],
+            want["energies_variance"].max(),
+            want["energies_variance"].mean(),
         ],
     }
     for name, value in found.items():

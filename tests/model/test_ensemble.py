@@ -138,7 +138,8 @@ def test_a_domain_of_all_atoms_says_what_the_whole_does(heads, singles, form, mo
     system = random_system([12], periodic=True)
     n = neighbor_list(system.positions, system.cell, system.pbc, CUTOFF, system.batch)
     whole = evaluate(model, system)
-    domain = model.domain(n.edge_vec, n.edge_index, system.atom_types, 12, False, numbers=torch.arange(12))
+    numbers = torch.arange(12)
+    domain = model.domain(n.edge_vec, n.edge_index, system.atom_types, 12, False, True, numbers)
     for name, value in domain._asdict().items():
         want = getattr(whole, name)
         assert value.shape == want.shape, name

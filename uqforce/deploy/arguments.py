@@ -17,12 +17,14 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model (*.uqf)")
-    parser.add_argument("-o", "--output", required=True, help="file to write (*.pt, or *.ckpt for nequip)")
+    parser.add_argument("-o", "--output", required=True, help="file to write; the format says its suffix")
     parser.add_argument(
         "--format",
-        choices=("torchscript", "nequip-state"),
+        choices=("torchscript", "aoti", "nequip", "metatomic", "nequip-state"),
         default="torchscript",
-        help="nequip-state: the network as a checkpoint that nequip loads (default torchscript)",
+        help="torchscript (*.pt, default) and aoti (*.pt2, compiled for this kind of processor) for what is "
+        "ours; nequip (*.nequip.pth, *.nequip.pt2) for pair_nequip_allegro; metatomic (*.pt) for the engines "
+        "that read it; nequip-state (*.ckpt): the network as a checkpoint that nequip loads",
     )
     parser.add_argument(
         "--tabulation",

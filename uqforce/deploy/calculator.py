@@ -158,7 +158,8 @@ class Calculator(BaseCalculator):
             raise DeployError("nll_gradient: the model carries no nll; `uqforce fit` adds it to a model")
         if not hasattr(self.module, "nll_gradient"):
             raise DeployError(
-                "nll_gradient: this file was written by an older uqforce: export the model again"
+                "nll_gradient: this file is an AOTInductor package or was written by an older uqforce, which "
+                "lack it: export the model to TorchScript"
             )
 
     def threshold(self, quantity: str, limit: float | str) -> float:

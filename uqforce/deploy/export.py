@@ -1,6 +1,5 @@
-"""One TorchScript file that runs with torch and `libuqforce.so` alone: written, checked, read back."""
+"""Files that run with torch and `libuqforce.so` alone: written, checked, read back."""
 
-import argparse
 import copy
 import hashlib
 import json
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
-from uqforce.deploy.errors import ExportError
+from uqforce.deploy.aoti import CompiledPotential, compile_package
+from uqforce.deploy.domain import domain_description
+from uqforce.deploy.errors import DeployError, ExportError
 from uqforce.model import (
     Ensemble,
     ModelFileError,
@@ -31,7 +32,7 @@ from uqforce.model import (
     sample_structure,
 )
 
-FORMAT_VERSION = 2  # 2: `domain`, which parallel engines call
+FORMAT_VERSION = 3  # 2: `domain`, which parallel engines call; 3: with or without uncertainties
 # Absolute for energies, otherwise relative to the largest value where that exceeds 1. TorchScript's optimised
 # code has its own derivative formulas: its float32 gradients differ from eager ones by rounding, as either
 # differs from float64.
@@ -159,11 +160,17 @@ class ExportedPotential(torch.nn.Module):
 
     @torch.jit.export
     def domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool
-    ) -> Dict[str, Tensor]:  # noqa: UP006
-        """One process's share of a structure, for parallel engines; see `InferencePotential.domain`."""
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, numbers: Tensor, num_owned: int,
+        exchange: bool, uncertain: bool,
+    ) -> Dict[str, Tensor]:  # noqa: UP006  # fmt: skip
+        """One process's share of a structure, for parallel engines; see `InferencePotential.domain`.
+
+        numbers [N] int64 are the engine's of the atoms, the same of an atom and its ghosts.
+        """
         if self.has_tables:
-            prediction = self.potential.domain(edge_vec, edge_index, atom_types, num_owned, exchange)
+            prediction = self.potential.domain(
+                edge_vec, edge_index, atom_types, num_owned, exchange, uncertain, numbers
+            )
             every = {
                 "energies": prediction.energies,
                 "edge_gradient": prediction.edge_gradient,
@@ -178,7 +185,7 @@ class ExportedPotential(torch.nn.Module):
             }
             out: Dict[str, Tensor] = {}  # noqa: UP006
             for name in self.carries:
-                if name in every:
+                if name in every and (uncertain or name in ("energies", "edge_gradient")):
                     out[name] = every[name]
             return out
         else:
@@ -212,12 +219,7 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "thresholds": potential.card.get("thresholds", {}),
         "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
         "tabulation": module.tabulation,
-        # The most numbers of an atom that its neighbours read; the first layer's follow from the type.
-        "exchange_width": max(
-            (layer.conv_spec[0] for member in members for layer in member.layers[1:]), default=0
-        )
-        if module.has_tables
-        else 0,
+        "domain": domain_description(module),
         "weights_sha256": module.weights_sha256,
     }
 
@@ -231,9 +233,12 @@ def scripted(module: ExportedPotential) -> torch.jit.ScriptModule:
 
 
 def export(
-    potential: Potential | Ensemble, path: str | os.PathLike, tabulation: float | None = None
+    potential: Potential | Ensemble,
+    path: str | os.PathLike,
+    tabulation: float | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
-    """Write `potential` to `path` as TorchScript with `metadata.json` inside; returns the metadata.
+    """Write `potential` to `path` with `metadata.json` inside; returns the metadata.
 
     The radial networks become tables; `tabulation` is the error allowed to them (default
     `uqforce.model.inference.TOLERANCE`), 0 keeps the networks. What the tables change in energies and forces
@@ -242,11 +247,18 @@ def export(
     The file is first written beside `path`, run in a fresh process that imports torch alone, compared with
     the Python model (to `TOLERANCE`), and only then moved there.
 
+    Args:
+        compiled: an AOTInductor package, `*.pt2` (`uqforce.deploy.aoti`), instead of TorchScript. It is
+            compiled for this kind of processor, which takes half a minute for each of its methods, and must
+            have tables.
+
     Raises:
         ExportError: the fresh process failed or gave other numbers; nothing is left behind.
         ValueError: no table is as exact as `tabulation`.
     """
     path = Path(path)
+    if compiled and (tabulation == 0 or path.suffix != ".pt2"):
+        raise ExportError("an AOTInductor package is named *.pt2 and holds tables, not radial networks")
     module = ExportedPotential(potential, tabulation).cpu()
     zeros = torch.zeros(1, dtype=torch.int64)
     lone_atom = (
@@ -256,21 +268,29 @@ def export(
         zeros,
         1,
     )
-    cases = [
-        sample_structure(module.potential, seed=1),
-        lone_atom,
-        sample_structure(module.potential, seed=2),
-    ]
-    expected = [module(*case) for case in cases]
+    cases = {
+        "two structures": ("forward", sample_structure(module.potential, seed=1)),
+        "one atom": ("forward", lone_atom),
+        "two other structures": ("forward", sample_structure(module.potential, seed=2)),
+    }
+    if module.has_tables:
+        edge_vec, edge_index, atom_types, _, _ = cases["two structures"][1]
+        part = (edge_vec, edge_index, atom_types, torch.arange(len(atom_types)), len(atom_types), True)
+        cases["a domain"] = ("domain", (*part, True))
+        cases["a domain without uncertainties"] = ("domain", (*part, False))
+    expected = [getattr(module, method)(*arguments) for method, arguments in cases.values()]
     description = metadata(module)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
         written = Path(folder) / path.name
-        extra = {"metadata.json": json.dumps(description, indent=1)}
-        torch.jit.save(scripted(module), str(written), _extra_files=extra)
-        names = ("two structures", "one atom", "two other structures")
-        for case, got, want in zip(names, run_in_fresh_process(written, cases, Path(folder)), expected):
+        if compiled:
+            description = compile_package(module, written, description)
+        else:
+            extra = {"metadata.json": json.dumps(description, indent=1)}
+            torch.jit.save(scripted(module), str(written), _extra_files=extra)
+        results = run_in_fresh_process(written, list(cases.values()), Path(folder))
+        for case, got, want in zip(cases, results, expected):
             for key, value in want.items():
                 compare(key, case, got[0][key], value, TOLERANCE)
                 compare(key, case, got[-1][key], value, TOLERANCE_OPTIMISED[description["dtype"]])
@@ -279,11 +299,16 @@ def export(
 
 
 def run_in_fresh_process(model: Path, cases: list[tuple], folder: Path) -> list[list[dict[str, Tensor]]]:
-    """Outputs of three calls for each tuple of arguments, from a process that imports torch alone."""
-    inputs, outputs = folder / "inputs", folder / "outputs"
+    """Outputs of three calls for each method and its arguments, from a process that imports torch alone."""
+    return run_program("fresh.py", [model, LIBRARY_PATH], cases, folder)
+
+
+def run_program(name: str, given: list[Path], cases: list, folder: str | os.PathLike) -> Any:
+    """What the program `name` of this folder makes of `given` files and the cases, in a fresh process."""
+    inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
     torch.save(cases, inputs)
-    program = resources.files("uqforce.deploy").joinpath("fresh.py").read_text()
-    arguments = [str(path.absolute()) for path in (model, LIBRARY_PATH, inputs, outputs)]
+    program = resources.files("uqforce.deploy").joinpath(name).read_text()
+    arguments = [str(path.absolute()) for path in (*given, inputs, outputs)]
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, *arguments], cwd=folder,
                          capture_output=True, text=True)  # fmt: skip
     if run.returncode != 0:
@@ -367,13 +392,18 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 def load_exported(
     path: str | os.PathLike, device: str | torch.device = "cpu"
-) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The module and the metadata of an exported model.
 
     Raises:
-        FileNotFoundError, ModelFileError: see `read_metadata`.
+        FileNotFoundError, ModelFileError: see `read_metadata` and `CompiledPotential`.
+        DeployError: an AOTInductor package is asked for on another device than the one it was compiled for.
     """
     description = read_metadata(path)
+    if "methods" in description:
+        if torch.device(device).type != "cpu":
+            raise DeployError(f"{path} was compiled for the cpu, not for {device}: use device='cpu'")
+        return CompiledPotential(path, description), description
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
@@ -387,7 +417,7 @@ def load_exported(
 def open_model(
     model: str | os.PathLike | Potential | Ensemble, device: str | torch.device = "cpu"
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The evaluating module and the metadata of an exported `.pt`, a `.uqf` model, or a model in memory.
+    """The evaluating module and the metadata of an exported `.pt` or `.pt2`, a `.uqf`, or a model in memory.
 
     Raises:
         FileNotFoundError, ModelFileError: from `load_exported` or `load_model`.
@@ -396,39 +426,8 @@ def open_model(
         path = Path(model)
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
-        if is_zip or path.suffix == ".pt":
+        if is_zip or path.suffix in (".pt", ".pt2"):
             return load_exported(path, device)
         model = load_model(path)
     module = ExportedPotential(model).to(device)
     return module, metadata(module)
-
-
-def run(args: argparse.Namespace) -> int:
-    if args.format == "nequip-state":
-        return run_nequip(args)
-    description = export(load_model(args.model), args.output, args.tabulation)
-    size, types = Path(args.output).stat().st_size / 1e6, ", ".join(description["type_names"])
-    print(f"{args.output}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
-    print(f"carries {', '.join(description['outputs'])}")
-    if tables := description["tabulation"]:
-        sizes = ", ".join(map(str, tables["intervals"]))
-        print(f"radial networks as tables of {sizes} intervals: relative errors of energies "
-              f"{tables['energy_error']:.1e}, of forces {tables['forces_error']:.1e}")  # fmt: skip
-    later = TOLERANCE_OPTIMISED[description["dtype"]]
-    print(f"checked in a fresh process: equal to the Python model to {TOLERANCE}, optimised code to {later}")
-    return 0
-
-
-def run_nequip(args: argparse.Namespace) -> int:
-    from uqforce.deploy.nequip import export_nequip
-
-    if args.tabulation is not None:
-        raise ExportError("--tabulation has no meaning with --format nequip-state: leave it out")
-    potential = load_model(args.model)
-    export_nequip(potential, args.output)
-    print(f"{args.output}: a checkpoint of nequip, open it with nequip.model.ModelFromCheckpoint")
-    heads = {"mixture": potential.mixture.means.shape[0] > 0, "noise": potential.config.noise != "none"}
-    if left := [name for name, present in heads.items() if present]:
-        print(f"nequip has no place for the {' and the '.join(left)}, which stay behind")
-    print("checked: nequip reads the same weights from it")
-    return 0

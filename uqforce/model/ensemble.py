@@ -142,7 +142,7 @@ class InferenceEnsemble(nn.Module):
         for k, member in enumerate(self.members):
             e, score = member.evaluate(
                 edge_vec, edge_index, atom_types, batch, num_structures, False, False,
-                reduction if k == 0 else "", None,
+                reduction if k == 0 else "", True, None,
             )  # fmt: skip
             if k == 0:
                 nll, of_score, local = member.mixture(e.features), score, member.noise.local
@@ -155,7 +155,7 @@ class InferenceEnsemble(nn.Module):
     @torch.jit.export
     def domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
+        uncertain: bool, numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
     ) -> DomainPrediction:  # fmt: skip
         """See `InferencePotential.domain`."""
         edge_vec = edge_vec.detach().to(torch.float64)
@@ -164,13 +164,16 @@ class InferenceEnsemble(nn.Module):
         traces: List[Tensor] = []  # noqa: UP006  (TorchScript)
         nll = edge_vec.new_zeros(0)
         for k, member in enumerate(self.members):
-            e = member.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", numbers)[0]
-            traces.append(member.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers))
-            if k == 0:
-                nll = member.mixture(e.features)
+            e = member.evaluate(
+                edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
+            )[0]
             parts.append(e)
-        trace = torch.stack(traces).mean(0)
-        return of_domain(joined(parts), nll, trace, edge_index, atom_types.shape[0], self.ddof)
+            if uncertain:
+                traces.append(member.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers))
+            if uncertain and k == 0:
+                nll = member.mixture(e.features)
+        trace = torch.stack(traces).mean(0) if uncertain else edge_vec.new_zeros(0)
+        return of_domain(joined(parts), nll, trace, edge_index, atom_types.shape[0], self.ddof, uncertain)
 
 
 def inference_form(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from uqforce.model.embedding import EdgeEmbedding
 from uqforce.model.inference_layers import InferenceInteraction, padded
 from uqforce.model.interaction import Interaction
-from uqforce.model.noise.terms import MemberLinear
+from uqforce.model.noise.terms import MemberLinear, no_terms
 from uqforce.model.potential import Potential
 from uqforce.model.prediction import (
     DomainPrediction,
@@ -163,7 +163,7 @@ class InferencePotential(nn.Module):
         """See `Potential.with_nll_gradient`; the score is one more cotangent of the same backward pass."""
         edge_vec = edge_vec.detach().to(torch.float64)
         e, of_score = self.evaluate(
-            edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction, None
+            edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction, True, None
         )
         if reduction != "":
             of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
@@ -175,7 +175,7 @@ class InferencePotential(nn.Module):
     @torch.jit.export
     def domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
+        uncertain: bool, numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
     ) -> DomainPrediction:  # fmt: skip
         """One process's share of one structure that a parallel engine divides among many.
 
@@ -185,7 +185,7 @@ class InferencePotential(nn.Module):
             num_owned: number of own atoms, n.
             exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
                 (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
-
+            uncertain: False leaves all but energies, edge gradient and features empty, and saves time.
             numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them a ghost is
                 an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
 
@@ -195,19 +195,25 @@ class InferencePotential(nn.Module):
         """
         edge_vec = edge_vec.detach().to(torch.float64)
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        e = self.evaluate(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", numbers)[0]
-        trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
-        return of_domain(e, self.mixture(e.features), trace, edge_index, atom_types.shape[0], 0)
+        e = self.evaluate(
+            edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
+        )[0]
+        nll, trace = edge_vec.new_zeros(0), edge_vec.new_zeros(0)
+        if uncertain:
+            nll = self.mixture(e.features)
+            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
+        return of_domain(e, nll, trace, edge_index, atom_types.shape[0], 0, uncertain)
 
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        exchange: bool, many_ranks: bool, reduction: str, numbers: Optional[Tensor],  # noqa: UP045
+        exchange: bool, many_ranks: bool, reduction: str, uncertain: bool,
+        numbers: Optional[Tensor],  # noqa: UP045
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """Energies and their derivatives by the edges; edge_vec float64, the rest as in `forward`.
 
         Atoms beyond the length n of `batch` are ghosts, whose energies do not count. With `exchange` layers
         compute n rows, otherwise all. With `many_ranks` the structure's variance is that of all processes.
-        With a `reduction` also the derivative of the structures' scores [E,3].
+        With a `reduction` also the derivative of the structures' scores [E,3]; without `uncertain` no noise.
         """
         n = batch.shape[0]
         rows = n if exchange else atom_types.shape[0]
@@ -222,13 +228,18 @@ class InferencePotential(nn.Module):
         x = x[:n]
         features = self.readout.hidden(x)
         energies = self.scale_shift(self.readout.last(features).t(), types)
-        members = energies.shape[0]
 
         scales = self.scale_shift.scales[types].to(self.dtype).view(1, -1, 1)
         of_energies = (self.readout.last.weight * self.readout.last.alpha).t().unsqueeze(1) * scales
-        terms, of_noise, beside = self.noise.explicit(
-            features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks, numbers
-        )
+        if not uncertain:  # heads are wanted for their mean alone
+            of_energies, energies = of_energies.mean(0, keepdim=True), energies.mean(0, keepdim=True)
+        members = energies.shape[0]
+        terms, beside = no_terms(features, batch, num_structures), edge_vec[None][:0]
+        of_noise = of_energies[:0]
+        if uncertain:
+            terms, of_noise, beside = self.noise.explicit(
+                features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks, numbers
+            )
         cotangents = torch.cat([of_energies, of_noise])
         if reduction != "":
             of_score = self.mixture.cotangent(features, batch, num_structures, reduction)
@@ -252,7 +263,9 @@ class InferencePotential(nn.Module):
             gradients[:members] += self.zbl.gradient(edge_vec, scaled, edge_index, atom_types) * counts
         of_members = gradients[:members]
         of_sigmas = torch.cat([gradients[members : members + of_noise.shape[0]], beside])
-        slopes, halves = self.noise.split(of_sigmas, terms, edge_index, batch)
+        slopes, halves = of_sigmas, of_sigmas
+        if uncertain:
+            slopes, halves = self.noise.split(of_sigmas, terms, edge_index, batch)
         evaluation = Evaluation(
             energies, of_members, features, terms.variances, terms.variance, terms.diagonal, terms.strain,
             slopes, halves,

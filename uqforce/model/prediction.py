@@ -217,18 +217,20 @@ def derived(
 
 
 def of_domain(
-    e: Evaluation, nll: Tensor, trace: Tensor, edge_index: Tensor, num_atoms: int, ddof: int
-) -> DomainPrediction:
+    e: Evaluation, nll: Tensor, trace: Tensor, edge_index: Tensor, num_atoms: int, ddof: int,
+    uncertain: bool,
+) -> DomainPrediction:  # fmt: skip
     """What a process of a parallel engine says of its own n atoms, of `num_atoms` that it sees.
 
-    trace [n] is that of the slopes' blocks, mean over members, of the edges of all processes.
+    trace [n] is that of the slopes' blocks, mean over members, of the edges of all processes; none, and nll
+    none, where it is not `uncertain`.
     """
     members, own = e.energies.shape
     energy_noise, forces_noise = trace.new_zeros(0), trace.new_zeros(0)
     if e.variance.shape[0] > 0:
         energy_noise, forces_noise = e.variance.mean(0), trace / 3.0 + e.diagonal.mean(0)
     energy_spread, forces_spread = trace.new_zeros(0), trace.new_zeros(0)
-    if members > 1:
+    if members > 1 and uncertain:
         forces = e.gradients.new_zeros(members, num_atoms, 3)
         forces = forces.index_add(1, edge_index[0], e.gradients)
         forces = forces.index_add(1, edge_index[1], e.gradients, alpha=-1.0)

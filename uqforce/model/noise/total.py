@@ -93,6 +93,7 @@ class TotalNoise(nn.Module):
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
         num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
+        atom_types = atom_types[: features.shape[0]]  # ghosts follow
         u, slope = self.head.with_slope(features, atom_types)
         terms = self.terms(u, features, atom_types, batch, num_structures, many_ranks)
         of_u = torch.sigmoid(u) * (0.5 / terms.sigmas)[:, batch]
