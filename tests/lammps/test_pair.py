@@ -8,11 +8,11 @@ import torch
 from ase import Atoms
 
 from tests.lammps.systems import begin, data_file, structures
-from uqforce.deploy.export import call, open_model
+from uqforce.deploy.export import call, open_model, read_metadata
 from uqforce.ops import neighbor_list
 
 NKTV2P = 1.6021765e6  # bar A^3 / eV, LAMMPS's `units metal`
-COLUMNS = "id fx fy fz c_e c_w[*] f_nll f_sigma f_s"
+FIRST = ["nll", "forces_uncertainty", "energy_uncertainty"]  # of `compute pair`, in every file
 
 
 def expected(model: Path, atoms: Atoms) -> dict[str, np.ndarray]:
@@ -35,9 +35,20 @@ def expected(model: Path, atoms: Atoms) -> dict[str, np.ndarray]:
     return numbers | {"virials": virials.numpy()[:, [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]}
 
 
+def of_atoms(model: Path) -> list[str]:
+    return list(read_metadata(model)["domain"]["per_atom"])
+
+
+def of_structure(model: Path) -> list[str]:
+    return read_metadata(model)["domain"]["per_structure"]
+
+
 def script(folder: Path, systems: dict[str, Atoms], model: Path, scheme: str) -> str:
     """An input that leaves two files for each system: k.global and k.atoms."""
-    text, vectors = "", [f"c_p[{i}]" for i in range(1, 7)] + [f"c_u[{i}]" for i in range(1, 8)]
+    keys = of_atoms(model)
+    extra = 5 + 2 * len(set(keys) - set(FIRST)) + len(set(of_structure(model)) - set(FIRST))
+    text, vectors = "", [f"c_p[{i}]" for i in range(1, 7)] + [f"c_u[{i}]" for i in range(1, extra + 1)]
+    columns = " ".join(["id fx fy fz c_e c_w[*]", *(f"f_{key}" for key in keys)])
     numbers = " ".join(f"$({name}:%.17g)" for name in ["pe", "vol", *vectors])
     for k, atoms in enumerate(systems.values()):
         (folder / f"{k}.data").write_text(data_file(atoms))
@@ -47,18 +58,27 @@ def script(folder: Path, systems: dict[str, Atoms], model: Path, scheme: str) ->
             compute w all stress/atom NULL virial
             compute p all pressure NULL virial
             compute u all pair uqforce
-            fix nll all pair 1 uqforce nll 0
-            fix sigma all pair 1 uqforce forces_uncertainty 0
-            fix s all pair 1 uqforce energies_variance 0
+            {"".join(f"fix {key} all pair 1 uqforce {key} 0" + chr(10) for key in keys)}
             thermo_style custom pe vol c_p[*] c_u[*]
             run 0
             print "{numbers}" file {k}.global
-            write_dump all custom {k}.atoms {COLUMNS} modify sort id format float %.17g
+            write_dump all custom {k}.atoms {columns} modify sort id format float %.17g
         """
     return text
 
 
-def compare(folder: Path, k: int, want: dict[str, np.ndarray], tolerance: float) -> None:
+def summary(want: dict[str, np.ndarray], keys: list[str], structure: list[str]) -> list[float]:
+    """What `compute pair` gives: largest and mean of atoms' quantities, nan of what is not carried."""
+    numbers: list[float] = []
+    for key in FIRST + [key for key in [*keys, *structure] if key not in FIRST]:
+        per_atom = key not in structure and key != "energy_uncertainty"
+        none = [np.nan, np.nan] if per_atom else [np.nan]
+        values = [want[key].max(), want[key].mean()] if per_atom and key in want else want.get(key, none)
+        numbers += list(values)
+    return numbers
+
+
+def compare(folder: Path, k: int, model: Path, want: dict[str, np.ndarray], tolerance: float) -> None:
     energy, volume, *rest = np.array((folder / f"{k}.global").read_text().split(), dtype=float)
     virial, extra = np.array(rest[:6]) * volume / NKTV2P, rest[6:]
     table = np.loadtxt(folder / f"{k}.atoms", skiprows=9, ndmin=2)
@@ -69,27 +89,16 @@ def compare(folder: Path, k: int, want: dict[str, np.ndarray], tolerance: float)
         "forces": table[:, 1:4],
         "energies": table[:, 4],
         "virials": -table[:, 5:11] / NKTV2P,
-        "nll": table[:, 11],
-        "forces_uncertainty": table[:, 12],
-        "energies_variance": table[:, 13],
+        **dict(zip(of_atoms(model), table[:, 11:].T, strict=True)),
         "extra": extra,
     }
-    sigma = want["forces_uncertainty"]
     wanted = want | {
         "energy": want["energy"][0],
         "virial": want["virials"].sum(0),
-        "extra": [
-            want["nll"].max(),
-            want["nll"].mean(),
-            sigma.max(),
-            sigma.mean(),
-            *want["energy_uncertainty"],
-            want["energies_variance"].max(),
-            want["energies_variance"].mean(),
-        ],
+        "extra": summary(want, of_atoms(model), of_structure(model)),
     }
     for name, value in found.items():
-        scale = max(1.0, np.abs(wanted[name]).max())
+        scale = max(1.0, np.nanmax(np.abs(wanted[name])))
         np.testing.assert_allclose(value, wanted[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
@@ -99,7 +108,7 @@ def check(lammps, folder: Path, model: Path, ranks: int, scheme: str, tolerance:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for k, (name, atoms) in enumerate(systems.items()):
         try:
-            compare(folder, k, expected(model, atoms), tolerance)
+            compare(folder, k, model, expected(model, atoms), tolerance)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 
@@ -108,6 +117,12 @@ def check(lammps, folder: Path, model: Path, ranks: int, scheme: str, tolerance:
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_equals_python(lammps, models, tmp_path, ranks, scheme):
     check(lammps, tmp_path, models(), ranks, scheme, 1e-10)
+
+
+@pytest.mark.parametrize("noise", ["none", "local", "white"])
+@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+def test_other_noise(lammps, models, tmp_path, noise, scheme):
+    check(lammps, tmp_path, models(noise=noise, num_layers=2), 2, scheme, 1e-10)
 
 
 def test_float32(lammps, models, tmp_path):
@@ -128,4 +143,4 @@ def test_under_hybrid(lammps, models, tmp_path):
         text = text.replace(old, new)
     done = lammps(tmp_path, text, ranks=2)
     assert done.returncode == 0, done.stdout[-3000:]
-    compare(tmp_path, k, expected(models(), atoms), 1e-10)
+    compare(tmp_path, k, models(), expected(models(), atoms), 1e-10)

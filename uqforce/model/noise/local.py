@@ -147,7 +147,7 @@ class LocalInference(nn.Module):
         if numbers is not None:
             others = (numbers[neighbour] != numbers[centre]).nonzero().squeeze(1)
             centre, neighbour, slopes = centre[others], neighbour[others], slopes[:, others]
-            key = centre * 2**31 + numbers[neighbour]  # engines' numbers have 31 bits
+            key = centre * 2147483648 + numbers[neighbour]  # engines' numbers have 31 bits
             pairs, pair = torch.unique(key, return_inverse=True)
             slopes = slopes.new_zeros(members, pairs.shape[0], 3).index_add(1, pair, slopes)
             # Of several images any one: their owner is the same.

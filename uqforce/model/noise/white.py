@@ -56,7 +56,8 @@ class WhiteNoise(nn.Module):
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
         num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
-        terms = self.terms(features, atom_types, batch, num_structures, many_ranks)
+        types = atom_types[: batch.shape[0]]  # ghosts follow
+        terms = self.terms(features, types, batch, num_structures, many_ranks)
         return terms, features.unsqueeze(0)[:0], edge_vec.unsqueeze(0)[:0]
 
     def split(
