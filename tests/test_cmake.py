@@ -9,10 +9,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import ase
 import pytest
 import torch
 
 import uqforce
+from uqforce import Calculator
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "cmake"  # kept: the second run compiles only what changed
@@ -91,9 +93,28 @@ def test_cuda_tensors_in_a_build_without_cuda(library):
     assert sentence in done.stderr and done.returncode == 1
 
 
-def test_installed_package_is_found(library, tmp_path):
+@pytest.fixture(scope="module")
+def prefix(library, tmp_path_factory) -> Path:
+    """Where the library is installed."""
+    folder = tmp_path_factory.mktemp("prefix")
+    run("cmake", "--install", BUILD, "--prefix", folder)
+    return folder
+
+
+def test_example(prefix, tmp_path):
+    """examples/cpp prints what Python computes."""
+    configure(ROOT / "examples" / "cpp", tmp_path, prefix)
+    run("cmake", "--build", tmp_path)
+    model = BUILD / "tests" / "cpp" / "model.pt"
+    out = run(tmp_path / "water", model)
+    water = ase.Atoms("OH2", positions=[[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    energy = Calculator(model).get_potential_energy(water)
+    assert float(re.search(r"energy\n\s*(\S+)\n", out)[1]) == pytest.approx(energy, abs=1e-4)
+    assert "forces\n" in out
+
+
+def test_installed_package_is_found(prefix, tmp_path):
     """A project of its own: find_package(uqforce), the driver linked with uqforce::uqforce."""
-    prefix, build = tmp_path / "prefix", tmp_path / "host"
-    run("cmake", "--install", BUILD, "--prefix", prefix)
+    build = tmp_path / "host"
     configure(ROOT / "tests" / "cpp", build, prefix)
     build_and_test(build)

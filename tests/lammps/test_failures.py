@@ -1,9 +1,15 @@
 """Every failure ends all ranks with a sentence; the run never goes on."""
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
+import time
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,4 +136,60 @@ def test_missing_op_library(lammps, tmp_path):
     shutil.copy(PLUGIN_FOLDER / PLUGIN, tmp_path)
     done = lammps(tmp_path, "units metal\npair_style uqforce\nprint 'it went on'", plugins=tmp_path)
     assert "libuqforce.so: cannot open shared object file" in done.stdout, done.stdout
+    assert done.returncode != 0 and "it went on" not in done.stdout
+
+
+def ranks_in(folder) -> list[int]:
+    """Processes of `lmp` that run in the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").resolve() == folder and (process / "exe").resolve().name == "lmp":
+                found.append(int(process.name))
+    return found
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def test_a_rank_that_is_killed(lammps, models, tmp_path):
+    """The others wait for its messages; mpirun ends them and says so."""
+    atoms = structures()["molecule in vacuum"]
+    (tmp_path / "0.data").write_text(data_file(atoms))
+    text = begin(atoms, models(), "0.data") + "fix move all nve\nrun 10\nshell touch ready\nrun 10000000\n"
+
+    def kill(process):
+        wait_for((tmp_path / "ready").exists)
+        both = ranks_in(tmp_path)
+        assert len(both) == 2
+        os.kill(both[1], signal.SIGKILL)
+
+    done = lammps(tmp_path, text, ranks=2, meanwhile=kill)
+    assert done.returncode != 0
+    assert "BAD TERMINATION" in done.stdout and "Killed (signal 9)" in done.stdout, done.stdout[-2000:]
+    wait_for(lambda: ranks_in(tmp_path) == [])
+
+
+def test_out_of_memory(lammps, models, tmp_path):
+    """Half a gigabyte more than a small system takes is not enough for a large one."""
+    atoms, peak = structures()["triclinic silicon"], []
+    (tmp_path / "0.data").write_text(data_file(atoms))
+    text = begin(atoms, models(), "0.data")
+
+    def measure(process):
+        wait_for((tmp_path / "ready").exists)
+        (rank,) = ranks_in(tmp_path)
+        status = Path(f"/proc/{rank}/status").read_text()
+        peak.append(int(re.search(r"VmPeak:\s+(\d+) kB", status)[1]))
+        (tmp_path / "go").touch()
+
+    wait = "shell while [ ! -e go ]; do sleep 0.1; done\n"
+    assert lammps(tmp_path, text + f"run 0\nshell touch ready\n{wait}", meanwhile=measure).returncode == 0
+    large = text + "replicate 12 12 12\nrun 0\nprint 'it went on'\n"
+    done = lammps(tmp_path, large, before=f"ulimit -v {peak[0] + 512 * 1024}")
+    assert "pair_style uqforce" in done.stdout and "out of memory" in done.stdout, done.stdout[-2000:]
     assert done.returncode != 0 and "it went on" not in done.stdout

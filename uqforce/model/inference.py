@@ -195,9 +195,10 @@ class InferencePotential(nn.Module):
         """
         edge_vec = edge_vec.detach().to(torch.float64)
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        e = self.evaluate(
+        every = self.evaluate(
             edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
-        )[0]
+        )
+        e = every[0]
         nll, trace = edge_vec.new_zeros(0), edge_vec.new_zeros(0)
         if uncertain:
             nll = self.mixture(e.features)
