@@ -132,6 +132,7 @@ def test_the_prior_is_centred_on_the_model_to_start_from(posterior, frames_file,
         ({"schedule": {"kind": "cosine"}}, "schedule: sampler takes its place"),
         ({"clip": 1.0}, "clip: sampler takes its place"),
         ({"ema": 0.9}, "ema: 0.9: samples are no means"),
+        ({"members": 2}, "members: 2: a sampler has chains, set sampler.chains"),
         ({"epochs": 8}, "epochs: 8: sampler's burn_in, samples and cycle make 7"),
         ({"loss": {"energy": {"kind": "likelihood"}}}, "loss.forces of kind mse and weight 1"),
         ({"sampler": {**SAMPLER, "samples": 1}}, "at least two samples"),
@@ -144,6 +145,12 @@ def test_contradictions_are_named(posterior, change, message):
     with pytest.raises(ConfigError) as error:
         TrainConfig.parse({**posterior, **change})
     assert message in str(error.value)
+
+
+def test_a_sample_is_one_network(posterior):
+    posterior["model"]["heads"] = 2
+    with pytest.raises(ConfigError, match=r"model\.heads: 2: a sample is one network"):
+        TrainConfig.parse(posterior)
 
 
 def test_a_weighted_likelihood_is_no_posterior(posterior):

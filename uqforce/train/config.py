@@ -164,6 +164,8 @@ class TrainConfig(Section):
             )
         if self.members > 1:
             raise ValueError(f"members: {self.members}: a sampler has chains, set sampler.chains")
+        if self.model.heads is not None and self.model.heads > 1:
+            raise ValueError(f"model.heads: {self.model.heads}: a sample is one network, leave it out")
         if self.model.dropout:
             raise ValueError(f"model.dropout: {self.model.dropout}: a posterior has none, leave it out")
         if self.sampler.chains * self.sampler.samples < 2:
