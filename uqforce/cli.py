@@ -52,6 +52,19 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model file (.uqf)")
     parser.add_argument("data", nargs="+", help="the structures it was trained on, anything that ASE reads")
     parser.add_argument("-o", "--output", help="where to write the model with its mixture (default: MODEL)")
+    parser.add_argument(
+        "--score",
+        choices=("mixture", "llpr"),
+        default="mixture",
+        help="the mixture's nll (default), or the rigidity of the last layer (llpr), which needs labels",
+    )
+    parser.add_argument(
+        "--regulariser", type=float, metavar="X",
+        help="of llpr: in units of the loss' largest curvature (default: 1e-6)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--per-type", action="store_true", help="a mixture for each element, of the atoms of that element"
+    )
     parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
     parser.add_argument(
         "--covariance",
@@ -70,8 +83,11 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from uqforce.uncertainty.fit import fit
+    from uqforce.uncertainty.fit import fit, fit_llpr
 
+    if args.score == "llpr":
+        fit_llpr(args.model, args.data, args.output, args.regulariser)
+        return 0
     fit(
         args.model,
         args.data,
@@ -81,7 +97,33 @@ def _fit(args: argparse.Namespace) -> int:
         args.covariance,
         args.projection,
         args.test,
+        args.per_type,
     )
+    return 0
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file (.uqf)")
+    parser.add_argument("data", nargs="+", help="labelled structures that it was not trained on")
+    parser.add_argument("-o", "--output", help="where to write the calibrated model (default: MODEL)")
+    parser.add_argument(
+        "--kind",
+        choices=("scale", "isotonic", "conformal"),
+        default="scale",
+        help="a factor (scale, default), a monotone function (isotonic), a factor with guaranteed coverage",
+    )
+    parser.add_argument(
+        "--level", type=float, default=0.9, help="of conformal: probability of the intervals (default: 0.9)"
+    )
+    parser.add_argument(
+        "--score", choices=("nll", "llpr"), help="that becomes forces_error (default: nll, if there)"
+    )
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from uqforce.uncertainty.calibration import calibrate
+
+    calibrate(args.model, args.data, args.output, args.kind, args.level, args.score)
     return 0
 
 
@@ -103,6 +145,9 @@ VERBS: dict[str, Verb] = {
     "train": Verb(_train, _train_arguments, "train a potential, or resume its training"),
     "fit": Verb(
         _fit, _fit_arguments, "fit the mixture behind `nll` to the training set and store it in the model"
+    ),
+    "calibrate": Verb(
+        _calibrate, _calibrate_arguments, "make uncertainties agree with the errors on a validation set"
     ),
     "import": Verb(_deploy("nequip"), arguments.import_arguments, "turn a nequip model into one of ours"),
     "export": Verb(

@@ -13,6 +13,7 @@ from ase.optimize import BFGS
 from uqforce.deploy.calculator import Calculator, VerletList
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.deploy.export import ExportedPotential
+from uqforce.deploy.records import frame_with_results
 from uqforce.model import save_model
 from uqforce.ops import neighbor_list
 
@@ -178,6 +179,25 @@ def test_only_what_the_model_carries(make_potential, molecule):
     assert "nll" not in molecule.calc.implemented_properties
     with pytest.raises(PropertyNotImplementedError):
         molecule.get_stress()
+
+
+def test_every_field_of_one_structure(make_potential, crystal, molecule, tmp_path):
+    """Scalars of the structure, one row for each atom; trajectories keep what extxyz has room for."""
+    potential = make_potential()
+    potential.rigidity.store(torch.eye(potential.network.num_last_features))
+    one = torch.ones(2, 1)
+    potential.calibration.store(forces=one, energy=one, error=one)
+    crystal.calc = Calculator(potential, device="cpu")
+    crystal.get_forces()
+    found = crystal.calc.results
+    shapes = {"llpr": (12,), "forces_error": (12,), "forces_covariance": (12, 3, 3),
+              "virial_covariance": (6, 6), "energy_forces_covariance": (12, 3)}  # fmt: skip
+    assert {name: found[name].shape for name in shapes} == shapes
+    assert isinstance(found["energy_llpr"], float)
+    ase.io.write(tmp_path / "frame.extxyz", frame_with_results(crystal, 0, 0.0))
+    frame = ase.io.read(tmp_path / "frame.extxyz")
+    np.testing.assert_allclose(frame.arrays["forces_error"], found["forces_error"], atol=1e-8)
+    assert frame.info["energy_llpr"] == pytest.approx(found["energy_llpr"])
 
 
 def test_float32_model_sums_energies_in_float64(make_potential, crystal):

@@ -5,14 +5,23 @@ import json
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uqforce.data import DataError
+from uqforce.data import DataError, read_frames
 from uqforce.deploy.calculator import Calculator
-from uqforce.deploy.evaluate import evaluate
+from uqforce.deploy.evaluate import evaluate, predict
+from uqforce.deploy.export import export, open_model
 from uqforce.deploy.tables import table
-from uqforce.uncertainty import metrics
+from uqforce.model import save_model
+from uqforce.uncertainty import metrics, vectors
 from uqforce.uncertainty.calibration import score_at_error
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """They take most of the time of an evaluation."""
+    monkeypatch.setattr("uqforce.deploy.evaluate.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def labelled(potential, tmp_path_factory):
     return known
 
 
-def test_errors_and_ranking(potential, exported, labelled, tmp_path):
+def test_errors_and_ranking(potential, exported, labelled, tmp_path, no_figures):
     report = evaluate(exported, list(labelled), tmp_path, device="cpu")
     for path, noise in labelled.items():
         found = report["sets"][str(path)]
@@ -73,15 +82,66 @@ def test_errors_and_ranking(potential, exported, labelled, tmp_path):
         error, nll = np.sqrt(np.mean(forces**2, 1)), np.concatenate(noise["nll"])
         quality = found["uncertainty"]["nll"]
         assert quality["spearman"] == pytest.approx(metrics.spearman(nll, error), abs=1e-3)
-        at = quality["detection"]["> 0.2 eV/A"]
-        assert at["positives"] == np.count_nonzero(error > 0.2) and at["count"] == 96
-        assert at["auroc"] == pytest.approx(metrics.classification(nll, error, 0.2).auroc, abs=1e-3)
-        assert at["auroc"] > 0.6
-        assert quality["detection"]["top tenth"]["positives"] == 10
-        assert {"zms", "ence", "coverage_95"} < set(found["uncertainty"]["forces_uncertainty"]["calibration"])
+        assert quality["positives_0.2"] == np.count_nonzero(error > 0.2)
+        expected = metrics.classification(nll, error, 0.2).auroc
+        assert quality["auroc_0.2"] == pytest.approx(expected, abs=1e-3) and expected > 0.6
+        assert quality["positives_top_tenth"] == 10
+        assert quality["ause"] == pytest.approx(metrics.ause(nll, error), abs=1e-3)
+        assert "zms" not in quality
 
 
-def test_ranking_of_structures(potential, labelled, tmp_path):
+def test_standard_deviations_are_judged(potential, labelled, tmp_path, no_figures):
+    """Per component by the covariance's diagonal, as vectors by the covariance, energies per structure."""
+    report = evaluate(potential, list(labelled), tmp_path, device="cpu")
+    module, metadata = open_model(potential)
+    for path, noise in labelled.items():
+        forces, energy = np.concatenate(noise["forces"]), np.array(noise["energy"])
+        said = predict(module, metadata, read_frames(path), torch.device("cpu"))
+        covariance = said["forces_covariance"]
+        std = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        found = report["sets"][str(path)]["uncertainty"]
+        assert set(found) == {"nll", "forces_uncertainty", "energy_uncertainty"}  # parts are the whole here
+        for key, value in {
+            "zms": metrics.zms(forces.ravel(), std.ravel()),
+            "block_nll": vectors.block_nll(forces, covariance),
+            "energy_score": vectors.energy_score(forces, covariance),
+            "coverage_90": metrics.interval_coverage(forces.ravel(), std.ravel(), 0.9),
+        }.items():
+            assert found["forces_uncertainty"][key] == pytest.approx(value, rel=1e-3)
+        crps = metrics.gaussian_crps(energy, said["energy_uncertainty"])
+        assert found["energy_uncertainty"]["crps"] == pytest.approx(crps, rel=1e-3)
+    shift = report["sets"][str(path)]["uncertainty"]["nll"]["auroc_shift"]
+    assert 0 <= shift <= 1
+    text = table(report)
+    assert "energy score (meV/A)" in text and "AUROC, told from the first set" in text
+
+
+def test_before_and_after_calibration(make_potential, labelled, tmp_path):
+    potential, file = make_potential(), list(labelled)[:1]
+    plain = evaluate(potential, file, tmp_path / "plain", device="cpu")
+    potential.calibration.store(forces=torch.tensor([[1.0], [2.0]]), energy=torch.tensor([[1.0], [3.0]]),
+                                error=torch.tensor([[1.0], [0.1]]), origin=torch.tensor(-1e4))  # fmt: skip
+    potential.card["calibration"] = {"kind": "scale"}
+    save_model(potential, tmp_path / "model.uqf")
+    report = evaluate(tmp_path / "model.uqf", file, tmp_path / "both", device="cpu")
+    assert report["model"]["calibration"] == {"kind": "scale"}
+    found = report["sets"][str(file[0])]
+    before, after = found["uncertainty"], found["calibrated"]
+    assert before == plain["sets"][str(file[0])]["uncertainty"]
+    for key, factor in (("forces_uncertainty", 2), ("energy_uncertainty", 3)):
+        assert after[key]["zms"] == pytest.approx(before[key]["zms"] / factor**2, rel=1e-9)
+        assert after[key]["spearman"] == pytest.approx(before[key]["spearman"], abs=1e-9)
+    assert "forces_error" in after and "forces_error" not in before
+    assert after["forces_error"]["spearman"] == pytest.approx(before["nll"]["spearman"], abs=1e-9)
+    assert "crystal.extxyz calibrated" in table(report)
+    assert (tmp_path / "both/forces_error_quality.png").exists()
+    export(potential, tmp_path / "model.pt")  # which only knows the calibrated ones
+    exported = evaluate(tmp_path / "model.pt", file, tmp_path / "exported", device="cpu")
+    got = exported["sets"][str(file[0])]["uncertainty"]
+    assert got["forces_uncertainty"]["zms"] == pytest.approx(after["forces_uncertainty"]["zms"], rel=1e-3)
+
+
+def test_ranking_of_structures(potential, labelled, tmp_path, no_figures):
     report = evaluate(potential, list(labelled), tmp_path, device="cpu")
     for path, noise in labelled.items():
         nll, forces = np.array(noise["nll"]), np.array(noise["forces"])
@@ -100,7 +160,7 @@ def test_ranking_of_structures(potential, labelled, tmp_path):
     assert "molecule.extxyz, max" in table(report) and "largest force error" in table(report)
 
 
-def test_limits_are_of_all_sets_together(potential, labelled, tmp_path):
+def test_limits_are_of_all_sets_together(potential, labelled, tmp_path, no_figures):
     report = evaluate(potential, list(labelled), tmp_path, device="cpu")
     nll = np.concatenate([score for noise in labelled.values() for score in noise["nll"]])
     forces = np.concatenate([f for noise in labelled.values() for f in noise["forces"]])
@@ -115,14 +175,15 @@ def test_limits_are_of_all_sets_together(potential, labelled, tmp_path):
 def test_files_and_table(potential, labelled, tmp_path):
     report = evaluate(potential, list(labelled), tmp_path, device="cpu", bootstrap=20)
     assert json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail) == report
-    for name in ("parity", "nll", "forces_uncertainty"):
+    for name in ("parity", *(f"{score}{kind}" for score in ("nll", "forces_uncertainty")
+                             for kind in ("", "_rates", "_quality"))):  # fmt: skip
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     text = table(report)
     assert "crystal.extxyz" in text and "meV/atom" in text and "top tenth" in text
-    low, high = report["sets"][str(next(iter(labelled)))]["uncertainty"]["nll"]["detection"]["> 0.2 eV/A"][
-        "auroc_95"
-    ]
-    assert 0 < low < high <= 1
+    quality = report["sets"][str(next(iter(labelled)))]["uncertainty"]["forces_uncertainty"]
+    for key in ("zms", "block_nll"):
+        low, high = quality["intervals"][key]
+        assert low < high and f"[{low:.3f}, {high:.3f}]" in text
 
 
 def test_bic_curve(make_potential, labelled, tmp_path):
@@ -136,16 +197,16 @@ def test_bic_curve(make_potential, labelled, tmp_path):
         assert (tmp_path / name / "bic.png").exists() == (name == "search")
 
 
-def test_undefined_auroc_is_null(potential, molecule, tmp_path):
+def test_undefined_auroc_is_null(potential, molecule, tmp_path, no_figures):
     """A model judged on its own labels makes no error: no positives, no AUROC, and valid JSON."""
     molecule.calc = Calculator(potential, device="cpu")
     molecule.get_forces()
     ase.io.write(tmp_path / "own.extxyz", molecule)
     report = evaluate(potential, [tmp_path / "own.extxyz"], tmp_path, device="cpu")
-    at = report["sets"][str(tmp_path / "own.extxyz")]["uncertainty"]["nll"]["detection"]["> 0.1 eV/A"]
-    assert at["positives"] == 0 and at["auroc"] is None
+    quality = report["sets"][str(tmp_path / "own.extxyz")]["uncertainty"]["nll"]
+    assert quality["positives_0.1"] == 0 and quality["auroc_0.1"] is None
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert "- (0/9)" in table(report)
+    assert "- (0)" in table(report)
 
 
 def test_bad_data(potential, molecule, tmp_path):

@@ -150,6 +150,56 @@ def test_projected_mixture_in_every_form(dataset, frames_file, tmp_path):
     assert loaded.mixture.projection is None and predict(loaded, batch).nll.shape == want.nll.shape
 
 
+def test_mixture_per_type_in_every_form(dataset, frames_file, tmp_path, capsys):
+    """Each atom has the score of its type's own mixture, scikit-learn's, in every form of the model."""
+    save_model(make_potential(), tmp_path / "model.uqf")
+    arguments = ["fit", str(tmp_path / "model.uqf"), str(frames_file), "--per-type", "--components", "2"]
+    assert main(arguments) == 0
+    assert "H: 2 components" in capsys.readouterr().out
+    potential = load_model(tmp_path / "model.uqf")
+    export(potential, tmp_path / "model.pt")
+    batch = collate([dataset[i] for i in range(len(dataset))])
+    want = predict(potential, batch)
+    features = want.features.numpy()
+    for kind in range(2):
+        rows = (batch.atom_types == kind).numpy()
+        spread = np.cov(features[rows].T, bias=True)
+        floor = gmm.RELATIVE_FLOOR * np.trace(spread) / len(spread)
+        own = GaussianMixture(2, reg_covar=floor, random_state=0).fit(features[rows])
+        np.testing.assert_allclose(want.nll.numpy()[rows], -own.score_samples(features[rows]), rtol=1e-9)
+    torch.testing.assert_close(predict(potential.train(), batch).nll.detach(), want.nll, rtol=0, atol=1e-10)
+    torch.testing.assert_close(predict(InferencePotential(potential), batch).nll, want.nll)
+    torch.testing.assert_close(predict(load_exported(tmp_path / "model.pt")[0], batch)["nll"], want.nll)
+    assert potential.card["thresholds"]["nll"]["max"] == pytest.approx(want.nll.max().item())
+    assert set(potential.card["mixture"]["types"]) == set(TYPES)
+
+
+def test_bad_mixtures_per_type(dataset):
+    potential = make_potential()
+    with pytest.raises(gmm.MixtureError, match="mixture of O: cannot fit 61"):
+        gmm.fit_potential(potential, dataset, n_components=61, per_type=True)
+    with pytest.raises(gmm.MixtureError, match="no such atom"):
+        gmm.fit_per_type(np.eye(3), [0, 0, 0], TYPES, 1)
+    with pytest.raises(gmm.MixtureError, match="projection"):
+        gmm.fit_per_type(np.eye(3), [0, 0, 1], TYPES, 1, projection=1)
+    with pytest.raises(ValueError, match="each of 2 types"):
+        potential.set_mixture(torch.zeros(2, 8), torch.eye(8).repeat(2, 1, 1), torch.zeros(2),
+                              counts=torch.tensor([2, 0]))  # fmt: skip
+
+
+def test_verb_stores_the_rigidity(frames_file, tmp_path, capsys):
+    model, labelled = tmp_path / "model.uqf", tmp_path / "labelled.xyz"
+    save_model(make_potential(), model)
+    frames = ase.io.read(frames_file, ":")
+    for number, atoms in enumerate(frames):
+        atoms.calc = SinglePointCalculator(atoms, energy=0.1 * number, forces=np.zeros((15, 3)))
+    ase.io.write(labelled, frames)
+    assert main(["fit", str(model), str(labelled), "--score", "llpr", "--regulariser", "1e-4"]) == 0
+    assert "carries llpr" in capsys.readouterr().out
+    stored = load_model(model)
+    assert stored.card["llpr"]["regulariser"] == 1e-4 and stored.rigidity.factor.shape == (8, 8)
+
+
 def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
     """Of labelled structures, with the projection and with all features, as computed by hand."""
     potential, model, labelled = make_potential(), tmp_path / "model.uqf", tmp_path / "labelled.xyz"
@@ -202,7 +252,7 @@ def test_verb_reports_errors(frames_file, tmp_path, capsys):
 def test_verb_says_what_did_not_go_well():
     features = np.random.default_rng(0).normal(size=(300, 3))
     features[:, 2] = 1.0
-    text = fit.summary(gmm.fit_mixture(features, 5, max_iter=2))
+    text = fit.summary(gmm.fit_mixture(features, 5, max_iter=2), TYPES)
     assert "without converging" in text and "1 of 3 directions" in text
 
 

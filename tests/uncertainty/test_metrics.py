@@ -214,3 +214,72 @@ def test_bad_arguments():
         metrics.ause([1.0], [1.0], "mse")
     with pytest.raises(ValueError, match="structure indices"):
         metrics.bootstrap(np.mean, [0, 1], [1.0])
+
+
+def test_conformal_factor_of_single_entries_is_an_order_statistic(sample):
+    residual, std = sample[0][:99], sample[1][:99]
+    score = np.sort(np.abs(residual / std))
+    for level in (0.5, 0.9, 0.99):
+        expected = score[int(np.ceil(100 * level - 1e-9)) - 1]
+        assert metrics.conformal_factor(residual, std, np.arange(99), level) == expected
+    assert metrics.conformal_factor(residual, std, np.arange(99), 0.995) == np.inf
+
+
+def test_conformal_intervals_cover_new_structures():
+    """Errors of a structure share a scale; with 20 structures to learn from, coverage is what was asked."""
+    rng = np.random.default_rng(4)
+
+    def draw(structures):
+        scale = rng.gamma(2.0, size=structures)
+        atoms = rng.integers(1, 30, size=structures)  # of different size
+        index = np.repeat(np.arange(structures), atoms)
+        return scale[index] * rng.standard_t(3, size=len(index)), np.ones(len(index)), index
+
+    covered = []
+    for _ in range(2000):
+        factor = metrics.conformal_factor(*draw(20), 0.8)
+        residual, std, _ = draw(1)
+        covered.append(np.mean(np.abs(residual) <= factor * std))
+    error = np.std(covered) / np.sqrt(len(covered))
+    assert 0.8 - 4 * error < np.mean(covered) < 0.8 + 1 / 21 + 4 * error
+
+
+def test_coverage_curve_and_width(sample):
+    residual, std = sample
+    levels = np.array([0.1, 0.5, 0.68, 0.95])
+    expected = [metrics.interval_coverage(residual, std, level) for level in levels]
+    np.testing.assert_array_equal(metrics.coverage_curve(residual, std, levels), expected)
+    assert metrics.interval_width([1.0, 3.0], 0.95) == pytest.approx(2 * 1.959964 * 2, rel=1e-6)
+
+
+def test_coverage_equals_uncertainty_toolbox(sample):
+    uct = pytest.importorskip("uncertainty_toolbox")
+    residual, std = sample
+    levels, observed = uct.get_proportion_lists_vectorized(np.zeros_like(std), 1.3 * std, residual)
+    np.testing.assert_allclose(metrics.coverage_curve(residual, 1.3 * std, levels), observed, atol=1e-12)
+
+
+def test_nece_by_hand_and_calibrated(sample):
+    residual, std, width = np.array([0.1, -0.3, 0.15, 0.9]), np.array([0.2, 0.5, 0.1, 0.4]), 0.25
+    expected = 0.0
+    for low in np.arange(-2, 5) * width:
+        observed = np.mean((residual >= low) & (residual < low + width))
+        promised = np.mean(norm.cdf(low + width, scale=std) - norm.cdf(low, scale=std))
+        expected += observed * abs(observed - promised) / width
+    assert metrics.nece(residual, std, width) == pytest.approx(expected, rel=1e-12)
+    residual, std = sample
+    assert metrics.nece(residual, std) < 0.2 * metrics.nece(residual, 0.5 * std)
+    # the width of the bins changes little: an integral of densities
+    wide, narrow = (metrics.nece(residual, 0.5 * std, share * np.std(residual)) for share in (0.3, 0.1))
+    assert wide == pytest.approx(narrow, rel=0.1)
+    with pytest.raises(ValueError, match="width"):
+        metrics.nece(residual, std, 0.0)
+
+
+def test_ranking_equals_scikit_learn(ranked):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    score, error = ranked
+    found = metrics.classification(score, error, 0.1)
+    assert found.auroc == roc_auc_score(error > 0.1, score)
+    assert found.auprc == average_precision_score(error > 0.1, score)

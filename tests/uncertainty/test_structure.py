@@ -16,21 +16,23 @@ def test_structure_scores():
     np.testing.assert_array_equal(scores.sum, [6.0, np.nan, -7.0])
 
 
-def fitted(projected: bool, **fields):
+def fitted(form: str, **fields):
     """A small potential with a mixture of two Gaussians around the features of a random system."""
     potential = make_potential(num_layers=2, **fields)
     features = evaluate(potential, random_system([9], True, seed=5)).features.double()
     d = features.shape[1]
     generator = torch.Generator().manual_seed(0)
     projection = None
-    if projected:
+    if form == "projected":
         projection = torch.linalg.qr(torch.randn(d, 2, dtype=torch.float64, generator=generator))[0]
         features = features @ projection
     k = features.shape[1]
-    factors = torch.randn(2, k, k, dtype=torch.float64, generator=generator).triu(1) + 3 * torch.eye(k)
-    centres = features.mean(0) + torch.randn(2, k, dtype=torch.float64, generator=generator)
-    weights = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
-    potential.set_mixture(centres, factors, weights, projection)
+    m = 4 if form == "per type" else 2
+    factors = torch.randn(m, k, k, dtype=torch.float64, generator=generator).triu(1) + 3 * torch.eye(k)
+    centres = features.mean(0) + torch.randn(m, k, dtype=torch.float64, generator=generator)
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64).log().repeat(m // 2)
+    counts = torch.tensor([1, 2, 1]) if form == "per type" else None
+    potential.set_mixture(centres, factors, weights, projection, counts)
     return potential
 
 
@@ -39,10 +41,10 @@ def arguments(system):
 
 
 @pytest.mark.parametrize("tabulated", [False, True])
-@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("form", ["plain", "projected", "per type"])
 @pytest.mark.parametrize("reduction", ["mean", "max", "sum"])
-def test_gradient_is_the_derivative_of_the_score(reduction, projected, tabulated):
-    potential = fitted(projected, noise="total")
+def test_gradient_is_the_derivative_of_the_score(reduction, form, tabulated):
+    potential = fitted(form, noise="total")
     potential = InferencePotential(potential) if tabulated else potential
     system = random_system([6, 4], periodic=True)
 
@@ -64,7 +66,7 @@ def test_gradient_is_the_derivative_of_the_score(reduction, projected, tabulated
 
 @pytest.mark.parametrize("tabulated", [False, True])
 def test_prediction_beside_the_gradient_is_the_same(tabulated):
-    potential = fitted(False, noise="total")
+    potential = fitted("plain", noise="total")
     potential = InferencePotential(potential) if tabulated else potential
     system = random_system([5, 3], periodic=True)
     want = evaluate(potential, system)
@@ -75,7 +77,7 @@ def test_prediction_beside_the_gradient_is_the_same(tabulated):
 
 def test_equivalent_atoms_share_the_gradient():
     """The gradient of the largest score of a symmetric molecule, that of its two ends, has its symmetry."""
-    potential = fitted(False)
+    potential = fitted("plain")
     system = random_system([3], False)._replace(
         positions=torch.tensor([[0.0, 0, 0], [1.1, 0, 0], [-1.1, 0, 0]], dtype=torch.float64),
         atom_types=torch.tensor([1, 0, 0]),
@@ -92,7 +94,7 @@ def test_equivalent_atoms_share_the_gradient():
 
 def test_atoms_without_neighbours():
     system = random_system([1], periodic=False)
-    for potential in (fitted(False), InferencePotential(fitted(False))):
+    for potential in (fitted("plain"), InferencePotential(fitted("plain"))):
         assert torch.equal(nll_gradient(potential, *arguments(system)), torch.zeros(1, 3).double())
 
 
@@ -100,7 +102,7 @@ def test_what_cannot_be():
     system = random_system([3], periodic=False)
     with pytest.raises(ValueError, match="no mixture"):
         nll_gradient(make_potential(num_layers=2), *arguments(system))
-    potential = fitted(False)
+    potential = fitted("plain")
     with pytest.raises(RuntimeError, match="'mean', 'max' or 'sum', got 'median'"):
         nll_gradient(potential, *arguments(system), "median")
     with pytest.raises(RuntimeError, match="eval"):

@@ -3,7 +3,12 @@
 import argparse
 
 EXIT_HALTED, EXIT_NOT_FINITE = 3, 4
-WATCHED = {"nll": "score of an atom", "forces_uncertainty": "force uncertainty of an atom, eV/A,"}
+WATCHED = {
+    "nll": "score of an atom",
+    "llpr": "rigidity of an atom, eV,",
+    "forces_uncertainty": "force uncertainty of an atom, eV/A,",
+    "forces_error": "expected force error of an atom, eV/A,",
+}
 
 
 def import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +46,9 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 def eval_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help="model (*.uqf) or exported model (*.pt)")
-    add("data", nargs="+", help="labelled structures, one set per file")
+    add("data", nargs="+", help="labelled structures, one set per file; the first one is the domain")
     add("-o", "--output", required=True, help="folder for evaluation.json and plots")
-    add("--bootstrap", type=int, default=0, help="resamples for intervals of the AUROC (0: none)")
+    add("--bootstrap", type=int, default=0, help="resamples of structures for 95 %% intervals (0: none)")
     pairs = {"nargs": "+", "default": [], "type": pair, "metavar": "LABEL=NAME"}
     add("--keys", help="names of labels in the files, as energy=REF_energy", **pairs)
     add("--units", help="units in the files, as energy=kcal/mol (default eV, A)", **pairs)

@@ -19,6 +19,9 @@ from uqforce.model import Potential
 from uqforce.ops import edge_vectors, neighbor_list
 from uqforce.uncertainty.structure import StructureScores, structure_scores
 
+PLAIN = ("energies", "energy", "forces", "virial", "edge_gradient", "features")
+"""Outputs of a model that are not uncertainties."""
+
 
 def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) -> UncertaintyExceeded | None:
     """The first quantity of `limits` that the worst atom exceeds, if any; NaN exceeds every limit."""
@@ -28,6 +31,15 @@ def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) ->
         if not values[atom] <= limit:
             return UncertaintyExceeded(quantity, atom, atoms.symbols[atom], values[atom], limit)
     return None
+
+
+def alone(name: str, value: np.ndarray) -> float | np.ndarray:
+    """A field of Prediction without the axis of the structures, of which there is one."""
+    if name in ("energy_ensemble", "virial_ensemble"):
+        return value[:, 0]
+    if not name.startswith(("energy_", "virial_")) or name == "energy_forces_covariance":
+        return value
+    return float(value[0]) if value.ndim == 1 else value[0]
 
 
 class VerletList:
@@ -77,9 +89,10 @@ class Calculator(BaseCalculator):
     """ASE calculator of a uqforce model.
 
     Results: `energy`, `free_energy` (eV), `energies` [N], `forces` [N,3] (eV/A), `stress` [6] (eV/A^3, for
-    periodic structures), and where the model carries them `nll` [N], `energy_uncertainty` (eV),
-    `forces_uncertainty` [N] (eV/A). With `nll` also the structure's `nll_mean`, `nll_max`, `nll_sum`, and, if
-    asked for, `nll_gradient` [N,3] (nat/A).
+    periodic structures), and what else of `uqforce.model.Prediction` the model carries, under its name, such
+    as `nll` [N], `energy_uncertainty` (eV), `forces_uncertainty` [N] and `forces_error` [N] (eV/A). With
+    `nll` also the structure's `nll_mean`, `nll_max`, `nll_sum`, and, if asked for, `nll_gradient` [N,3]
+    (nat/A).
 
     Args:
         model: an exported file (`*.pt`), a model (`*.uqf`) or a `Potential`.
@@ -124,9 +137,7 @@ class Calculator(BaseCalculator):
         self.module, self.metadata = open_model(model, self.device)
         self.on_exceeded = on_exceeded
         outputs = self.metadata["outputs"]
-        self.uncertainties = [
-            key for key in ("nll", "forces_uncertainty", "energy_uncertainty") if key in outputs
-        ]
+        self.uncertainties = [key for key in outputs if key not in PLAIN]
         if "nll" in outputs:
             self.uncertainties += [f"nll_{kind}" for kind in StructureScores._fields]
         self.nll_gradient = nll_gradient
@@ -230,8 +241,7 @@ class Calculator(BaseCalculator):
             results["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
         for key in self.uncertainties:
             if key in out:
-                value = out[key].detach().cpu().numpy().astype(np.float64)
-                results[key] = float(value[0]) if key == "energy_uncertainty" else value
+                results[key] = alone(key, out[key].detach().cpu().numpy().astype(np.float64))
         if "nll" in results:
             scores = structure_scores(results["nll"], np.zeros(len(atoms), dtype=np.int64), 1)
             results |= {f"nll_{kind}": float(value[0]) for kind, value in scores._asdict().items()}

@@ -61,7 +61,8 @@ UNITS = {
     "energy_ensemble": "eV",
     "forces_ensemble": "eV/A",
     "virial_ensemble": "eV",
-    "llpr": "1",
+    "llpr": "eV",
+    "energy_llpr": "eV",
     "forces_error": "eV/A",
 }
 
@@ -151,6 +152,7 @@ class ExportedPotential(torch.nn.Module):
             "forces_ensemble": prediction.forces_ensemble,
             "virial_ensemble": prediction.virial_ensemble,
             "llpr": prediction.llpr,
+            "energy_llpr": prediction.energy_llpr,
             "forces_error": prediction.forces_error,
         }
         out: Dict[str, Tensor] = {}  # noqa: UP006
@@ -182,6 +184,8 @@ class ExportedPotential(torch.nn.Module):
                 "forces_uncertainty": prediction.forces_uncertainty,
                 "forces_uncertainty_aleatoric": prediction.forces_uncertainty_aleatoric,
                 "forces_uncertainty_epistemic": prediction.forces_uncertainty_epistemic,
+                "llpr": prediction.llpr,
+                "forces_error": prediction.forces_error,
             }
             out: Dict[str, Tensor] = {}  # noqa: UP006
             for name in self.carries:

@@ -42,7 +42,10 @@ def frame_with_results(atoms: Atoms, step: int, time_ps: float) -> Atoms:
     for name in atoms.calc.uncertainties:
         if name in results:
             value = results.pop(name)
-            (frame.info if np.isscalar(value) else frame.arrays)[name] = value
+            if np.isscalar(value):
+                frame.info[name] = value
+            elif len(value) == len(frame) and value.ndim <= 2:
+                frame.arrays[name] = value  # matrices and members have no place in extxyz
     frame.calc = SinglePointCalculator(frame, **results)
     frame.info.update(step=step, time_ps=time_ps, temperature_K=atoms.get_temperature())
     return frame

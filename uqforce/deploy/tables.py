@@ -9,17 +9,41 @@ STRUCTURE_ERRORS = {
     "largest_atom_error": "largest force error",
     "energy_per_atom": "energy error per atom",
 }
-CALIBRATION = ("zms", "ence", "miscalibration_area", "coverage_68", "coverage_95", "crps")
+ROWS = {
+    "nll": ("NLL per component (nat)", 1),
+    "block_nll": ("NLL of 3x3 blocks (nat)", 1),
+    "crps": ("CRPS (meV, meV/A)", 1000),
+    "energy_score": ("energy score (meV/A)", 1000),
+    "relative_log_likelihood": ("relative log-likelihood", 1),
+    "zms": ("mean z^2", 1),
+    "ence": ("ENCE", 1),
+    "nece": ("NECE", 1),
+    "miscalibration_area": ("miscalibration area", 1),
+    "coverage_68": ("coverage of 68 %", 1),
+    "coverage_90": ("coverage of 90 %", 1),
+    "coverage_95": ("coverage of 95 %", 1),
+    "width_90": ("width of 90 % (meV, meV/A)", 1000),
+    "sharpness": ("sharpness (meV, meV/A)", 1000),
+    "spearman": ("Spearman", 1),
+    "auroc_0.1": ("AUROC, atoms > 0.1 eV/A", 1),
+    "auprc_0.1": ("AUPRC, atoms > 0.1 eV/A", 1),
+    "auroc_top_tenth": ("AUROC, top tenth", 1),
+    "auroc_components": ("AUROC, components > 1 kcal/mol/A", 1),
+    "ause": ("AUSE", 1),
+    "auroc_shift": ("AUROC, told from the first set", 1),
+}
+"""Number of an uncertainty -> what the table calls it, and the factor to the table's unit."""
 
 
 def table(report: dict[str, Any]) -> str:
-    """Errors of each set, then what each uncertainty is worth on it."""
+    """Errors of each set and their cost, then what each uncertainty is worth on it."""
     labels = {name: Path(name).name for name in report["sets"]}
     if len(set(labels.values())) < len(labels):
         labels = {name: name for name in labels}
     blocks = [
-        errors([(labels[name], found["errors"]) for name, found in report["sets"].items()]),
-        *uncertainties([(labels[name], found["uncertainty"]) for name, found in report["sets"].items()]),
+        errors([(labels[name], found) for name, found in report["sets"].items()]),
+        *judgements([(labels[name], found) for name, found in report["sets"].items()]),
+        *structures([(labels[name], found["uncertainty"]) for name, found in report["sets"].items()]),
         *(limits(quantity, found) for quantity, found in report["limits"].items()),
     ]
     return "\n\n".join(blocks)
@@ -53,44 +77,63 @@ def number(value: float | None) -> str:
 
 
 def errors(sets: list[tuple[str, dict[str, Any]]]) -> str:
-    """MAE and RMSE of energy, forces and stress, and of the forces on each element."""
+    """MAE and RMSE of energy, forces and stress, of the forces on each element, and the time it took."""
 
     def cells(entry: dict[str, float] | None) -> list[str]:
         return [f"{1000 * entry['mae']:.2f}", f"{1000 * entry['rmse']:.2f}"] if entry else ["-", "-"]
 
     rows = [
-        ["error", *(f"{what} {kind}" for what in ("energy", "forces", "stress") for kind in ("MAE", "RMSE"))]
-    ]
-    rows.append(["", *(unit for unit in ERRORS.values() for _ in range(2))])
-    for label, found in sets:
-        rows.append([label, *(cell for quantity in ERRORS for cell in cells(found.get(quantity)))])
-        for symbol, entry in found.get("forces_per_type", {}).items():
-            rows.append([f"  {symbol}", "", "", *cells(entry), "", ""])
+        ["error", *(f"{what} {kind}" for what in ("energy", "forces", "stress") for kind in ("MAE", "RMSE")),
+         "cost"]
+    ]  # fmt: skip
+    rows.append(["", *(unit for unit in ERRORS.values() for _ in range(2)), "us/atom"])
+    for label, entry in sets:
+        found, cost = entry["errors"], f"{1e6 * entry['seconds_per_atom']:.1f}"
+        rows.append([label, *(cell for quantity in ERRORS for cell in cells(found.get(quantity))), cost])
+        for symbol, of_type in found.get("forces_per_type", {}).items():
+            rows.append([f"  {symbol}", "", "", *cells(of_type), "", "", ""])
     return aligned(rows)
 
 
-def uncertainties(sets: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """A table of ranking and one of calibration for each uncertainty that has them."""
+def judgements(sets: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A block for each uncertainty: its numbers on every set, raw and calibrated."""
+    columns = [
+        (label if kind == "uncertainty" else f"{label} calibrated", found[kind])
+        for label, found in sets
+        for kind in ("uncertainty", "calibrated")
+        if kind in found
+    ]
+    blocks = []
+    for quantity in dict.fromkeys(name for _, found in columns for name in found):
+        of = [(label, found[quantity]) for label, found in columns if quantity in found]
+        rows = [[quantity, *(label for label, _ in of)]]
+        for key, (name, factor) in ROWS.items():
+            if any(key in found for _, found in of):
+                rows.append([name, *(cell(found, key, factor) for _, found in of)])
+        blocks.append(aligned(rows))
+    return blocks
+
+
+def cell(found: dict[str, Any], key: str, factor: float) -> str:
+    """A number with its interval, and how many were to be found."""
+    value = found.get(key)
+    digits = 3 if factor == 1 else 1
+    text = "-" if value is None else f"{factor * value:.{digits}f}"
+    if (interval := found.get("intervals", {}).get(key)) is not None and value is not None:
+        text += " [{:.{d}f}, {:.{d}f}]".format(*(factor * end for end in interval), d=digits)
+    if key.startswith("auroc") and (positives := found.get(key.replace("auroc", "positives"))) is not None:
+        text += f" ({positives})"
+    return text
+
+
+def structures(sets: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """How the scores of structures go with their errors."""
     blocks = []
     for quantity in dict.fromkeys(name for _, found in sets for name in found):
-        entries = [(label, found[quantity]) for label, found in sets if quantity in found]
-        if "detection" in entries[0][1]:
-            cutoffs = list(entries[0][1]["detection"])
-            rows = [[f"{quantity}: AUROC for atom errors", *cutoffs, "Spearman"]]
-            for label, quality in entries:
-                found = [quality["detection"][cutoff] for cutoff in cutoffs]
-                cells = [f"{number(at['auroc'])} ({at['positives']}/{at['count']})" for at in found]
-                rows.append([label, *cells, number(quality["spearman"])])
-            blocks.append(aligned(rows))
-        if any(quality.get("structures") for _, quality in entries):
+        if any(found.get(quantity, {}).get("structures") for _, found in sets):
             rows = [[f"{quantity} of a structure: Spearman with its", *STRUCTURE_ERRORS.values()]]
-            for label, quality in entries:
-                for kind, found in quality["structures"].items():
+            for label, quality in sets:
+                for kind, found in quality[quantity]["structures"].items():
                     rows.append([f"{label}, {kind}", *(number(found[key]) for key in STRUCTURE_ERRORS)])
-            blocks.append(aligned(rows))
-        if "calibration" in entries[0][1]:
-            rows = [[f"{quantity}: calibration", *CALIBRATION]]
-            for label, quality in entries:
-                rows.append([label, *(number(quality["calibration"][key]) for key in CALIBRATION)])
             blocks.append(aligned(rows))
     return blocks

@@ -1,11 +1,13 @@
 """Independent potentials evaluated as one."""
 
+import copy
 from collections.abc import Sequence
 from typing import List, Optional  # noqa: UP035  (TorchScript)
 
 import torch
 from torch import Tensor, nn
 
+from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
 from uqforce.model.inference import InferencePotential
 from uqforce.model.potential import Potential
@@ -58,6 +60,7 @@ class Ensemble(nn.Module):
                     f"members differ in {field}, {values}: they must agree in {', '.join(SHARED)}"
                 )
         self.members = nn.ModuleList(members)
+        self.calibration = Calibration()
         self.ddof = ddof
         self.config: ModelConfig = members[0].config
         first = members[0].card
@@ -83,19 +86,21 @@ class Ensemble(nn.Module):
         """See `Potential.with_nll_gradient`."""
         parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
         nll, of_score = edge_vec.new_zeros(0), edge_vec.new_zeros(0, 3)
-        local = False
+        local, rigidity = False, (nll, nll)
         for k, member in enumerate(self.members):
             e, score = member.evaluate(
                 edge_vec, edge_index, atom_types, batch, num_structures, reduction if k == 0 else ""
             )
             if k == 0:
-                nll, of_score, local = member.mixture(e.features), score, member.noise.local
+                nll, of_score, local = member.mixture(e.features, atom_types), score, member.noise.local
+                scales = member.network.scale_shift.scales[atom_types]
+                rigidity = member.rigidity(e.features, scales, batch, num_structures)
             parts.append(e)
         edge_vec = edge_vec.detach().to(torch.float64)
         prediction = derived(
             joined(parts), nll, edge_index, edge_vec, batch, num_structures, local, self.ddof
         )
-        return prediction, of_score
+        return self.calibration(prediction, rigidity, batch, num_structures), of_score
 
 
 def first_member(model: Potential | Ensemble) -> Potential:
@@ -115,6 +120,7 @@ class InferenceEnsemble(nn.Module):
         super().__init__()
         members = [InferencePotential(member, tolerance) for member in ensemble.members]
         self.members = nn.ModuleList(members)
+        self.calibration = copy.deepcopy(ensemble.calibration)
         self.ddof, self.config, self.card = ensemble.ddof, ensemble.config, ensemble.card
         tables = [member.tabulation for member in members]
         self.tabulation: dict = {"tolerance": tables[0]["tolerance"]}
@@ -138,19 +144,23 @@ class InferenceEnsemble(nn.Module):
         edge_vec = edge_vec.detach().to(torch.float64)
         parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
         nll, of_score = edge_vec.new_zeros(0), edge_vec.new_zeros(0, 3)
-        local = False
+        local, rigidity = False, (nll, nll)
         for k, member in enumerate(self.members):
             e, score = member.evaluate(
                 edge_vec, edge_index, atom_types, batch, num_structures, False, False,
                 reduction if k == 0 else "", True, None,
             )  # fmt: skip
             if k == 0:
-                nll, of_score, local = member.mixture(e.features), score, member.noise.local
+                nll, of_score, local = member.mixture(e.features, atom_types), score, member.noise.local
+                scales = member.scale_shift.scales[atom_types]
+                rigidity = member.rigidity(e.features, scales, batch, num_structures)
             parts.append(e)
         if reduction != "":
             of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
-        e = joined(parts)
-        return derived(e, nll, edge_index, edge_vec, batch, num_structures, local, self.ddof), of_score
+        prediction = derived(
+            joined(parts), nll, edge_index, edge_vec, batch, num_structures, local, self.ddof
+        )
+        return self.calibration(prediction, rigidity, batch, num_structures), of_score
 
     @torch.jit.export
     def domain(
@@ -162,7 +172,8 @@ class InferenceEnsemble(nn.Module):
         batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
         parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
         traces: List[Tensor] = []  # noqa: UP006  (TorchScript)
-        nll = edge_vec.new_zeros(0)
+        nll, types = edge_vec.new_zeros(0), atom_types[:num_owned]
+        rigidity = (nll, nll)
         for k, member in enumerate(self.members):
             e = member.evaluate(
                 edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
@@ -171,9 +182,13 @@ class InferenceEnsemble(nn.Module):
             if uncertain:
                 traces.append(member.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers))
             if uncertain and k == 0:
-                nll = member.mixture(e.features)
+                nll = member.mixture(e.features, types)
+                rigidity = member.rigidity(e.features, member.scale_shift.scales[types], batch, 1)
         trace = torch.stack(traces).mean(0) if uncertain else edge_vec.new_zeros(0)
-        return of_domain(joined(parts), nll, trace, edge_index, atom_types.shape[0], self.ddof, uncertain)
+        prediction = of_domain(
+            joined(parts), nll, trace, edge_index, atom_types.shape[0], self.ddof, uncertain
+        )
+        return self.calibration.of_domain(prediction, rigidity)
 
 
 def inference_form(

@@ -15,7 +15,7 @@ from uqforce.model.config import NOISE, ModelConfig
 from uqforce.model.ensemble import Ensemble
 from uqforce.model.potential import Potential
 
-FORMAT_VERSION = 4  # 1 lacks the mixture's projection, 2 noise, 3 members; a model without is written as such
+FORMAT_VERSION = 5  # 2 has projected mixtures, 3 noise, 4 members, 5 calibration, rigidity, mixtures per type
 
 
 class ModelFileError(ValueError):
@@ -51,6 +51,9 @@ def save_model(model: Potential | Ensemble, path: str | os.PathLike) -> None:
 
 def _format_of(model: Potential | Ensemble) -> int:
     """The oldest format that has a place for all of the model."""
+    newest = ("calibration.", "rigidity.", "mixture.counts")
+    if any(part in name for name in model.state_dict() for part in newest):
+        return 5
     if isinstance(model, Ensemble) or model.config.heads > 1:
         return 4
     if model.config.noise != "none":
@@ -130,6 +133,7 @@ def _potential(entry: dict, tensors: dict[str, Tensor], dtype: str | None) -> Po
     potential.set_mixture(
         *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights")),
         projection=tensors.get("mixture.projection"),
+        counts=tensors.get("mixture.counts"),
     )
     potential.load_state_dict(tensors)
     potential.card = entry["card"]

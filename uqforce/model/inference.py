@@ -109,6 +109,8 @@ class InferencePotential(nn.Module):
         self.scale_shift = network.scale_shift
         self.zbl = network.zbl
         self.mixture = exact.mixture
+        self.rigidity = exact.rigidity
+        self.calibration = exact.calibration
         self.noise = exact.noise.inference(cutoffs)
         self.register_buffer("cutoffs", cutoffs)
         self.eval()
@@ -168,9 +170,18 @@ class InferencePotential(nn.Module):
         if reduction != "":
             of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
         prediction = derived(
-            e, self.mixture(e.features), edge_index, edge_vec, batch, num_structures, self.noise.local, 0
+            e,
+            self.mixture(e.features, atom_types),
+            edge_index,
+            edge_vec,
+            batch,
+            num_structures,
+            self.noise.local,
+            0,
         )
-        return prediction, of_score
+        scales = self.scale_shift.scales[atom_types]
+        rigidity = self.rigidity(e.features, scales, batch, num_structures)
+        return self.calibration(prediction, rigidity, batch, num_structures), of_score
 
     @torch.jit.export
     def domain(
@@ -200,10 +211,14 @@ class InferencePotential(nn.Module):
         )
         e = every[0]
         nll, trace = edge_vec.new_zeros(0), edge_vec.new_zeros(0)
+        rigidity = (nll, nll)
         if uncertain:
-            nll = self.mixture(e.features)
+            types = atom_types[:num_owned]
+            nll = self.mixture(e.features, types)
+            rigidity = self.rigidity(e.features, self.scale_shift.scales[types], batch, 1)
             trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
-        return of_domain(e, nll, trace, edge_index, atom_types.shape[0], 0, uncertain)
+        prediction = of_domain(e, nll, trace, edge_index, atom_types.shape[0], 0, uncertain)
+        return self.calibration.of_domain(prediction, rigidity)
 
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
@@ -243,7 +258,7 @@ class InferencePotential(nn.Module):
             )
         cotangents = torch.cat([of_energies, of_noise])
         if reduction != "":
-            of_score = self.mixture.cotangent(features, batch, num_structures, reduction)
+            of_score = self.mixture.cotangent(features, types, batch, num_structures, reduction)
             cotangents = torch.cat([cotangents, of_score.unsqueeze(0)])
         cotangents = padded(self.readout.hidden_vjp(x, cotangents), rows)
         k = len(gate_in) - 1

@@ -5,7 +5,9 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
+from uqforce.model.llpr import Rigidity
 from uqforce.model.mixture import Mixture
 from uqforce.model.network import DTYPES, Network
 from uqforce.model.noise import make_noise
@@ -36,6 +38,8 @@ class Potential(nn.Module):
         self.dropout = config.dropout
         self.network = Network(config)
         self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
+        self.rigidity = Rigidity()
+        self.calibration = Calibration()
         self.noise = make_noise(config, self.network.num_last_features, config.heads)
 
     def set_mixture(
@@ -44,10 +48,12 @@ class Potential(nn.Module):
         precisions_cholesky: Tensor,
         log_weights: Tensor,
         projection: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> None:
         """Store a fitted mixture: means [M,K], precisions_cholesky [M,K,K], log_weights [M], kept in float64.
 
         It is one of the model's D last features, K = D, or of `features @ projection`, projection [D,K].
+        `counts` [T] gives each type its own mixture, of that many of the M components, in order.
 
         Raises:
             ValueError: the shapes do not fit the model's features.
@@ -61,8 +67,13 @@ class Potential(nn.Module):
             found.append(tuple(projection.shape))
         if found != wanted:
             raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
+        types = len(self.config.type_names)
+        if counts is not None and (counts.shape != (types,) or counts.sum() != m or counts.min() < 1):
+            raise ValueError(
+                f"mixture counts {counts.tolist()} must give each of {types} types some of {m} components"
+            )
         self.mixture.store(
-            projection, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
+            projection, counts, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
         )
 
     def forward(
@@ -96,8 +107,12 @@ class Potential(nn.Module):
         is no gradient, [0,3]. The mixture must be fitted, the potential in evaluation mode.
         """
         e, of_score = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, reduction)
-        nll, edge_vec = self.mixture(e.features), edge_vec.detach().to(torch.float64)
+        nll, edge_vec = self.mixture(e.features, atom_types), edge_vec.detach().to(torch.float64)
         prediction = derived(e, nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
+        if not self.training:
+            scales = self.network.scale_shift.scales[atom_types]
+            rigidity = self.rigidity(e.features, scales, batch, num_structures)
+            prediction = self.calibration(prediction, rigidity, batch, num_structures)
         return prediction, of_score
 
     @torch.jit.unused
@@ -106,7 +121,7 @@ class Potential(nn.Module):
     ) -> list[Prediction]:
         """What each head says by itself, from one pass through the network; arguments as in `forward`."""
         e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
-        nll, edge_vec = self.mixture(e.features), edge_vec.detach().to(torch.float64)
+        nll, edge_vec = self.mixture(e.features, atom_types), edge_vec.detach().to(torch.float64)
         return [
             derived(of_member(e, m), nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
             for m in range(e.energies.shape[0])
@@ -154,7 +169,7 @@ class Potential(nn.Module):
         )  # fmt: skip
         of_score = edge_vec.new_zeros(0, 3)
         if with_score:
-            cotangent = self.mixture.cotangent(features, batch, num_structures, reduction)
+            cotangent = self.mixture.cotangent(features, atom_types, batch, num_structures, reduction)
             of_edges = _gradients((features * cotangent).sum().view(1), edge_vec, False, False)[0]
             of_score = by_positions(edge_index, edge_vec.detach(), of_edges, batch, num_structures)
         return evaluation if self.training else detached(evaluation), of_score

@@ -38,8 +38,9 @@ class Prediction(NamedTuple):
     energy_ensemble: Tensor  # [M,B]
     forces_ensemble: Tensor  # [M,N,3]
     virial_ensemble: Tensor  # [M,B,3,3]
-    llpr: Tensor  # [N], last-layer rigidity
-    forces_error: Tensor  # [N], expected error of the atom's force
+    llpr: Tensor  # [N], last-layer rigidity of an atom's energy, eV
+    energy_llpr: Tensor  # [B], last-layer rigidity of a structure's energy, eV
+    forces_error: Tensor  # [N], error of the atom's force expected from a score, rms of a component
 
 
 class DomainPrediction(NamedTuple):
@@ -56,6 +57,8 @@ class DomainPrediction(NamedTuple):
     forces_uncertainty: Tensor  # [n]
     forces_uncertainty_aleatoric: Tensor  # [n]
     forces_uncertainty_epistemic: Tensor  # [n]
+    llpr: Tensor  # [n]
+    forces_error: Tensor  # [n]
 
 
 class Evaluation(NamedTuple):
@@ -212,6 +215,7 @@ def derived(
         forces_ensemble=forces_ensemble,
         virial_ensemble=virial_ensemble,
         llpr=empty,
+        energy_llpr=empty,
         forces_error=empty,
     )
 
@@ -250,6 +254,8 @@ def of_domain(
         forces_uncertainty=torch.sqrt(added(forces_noise, forces_spread)),
         forces_uncertainty_aleatoric=torch.sqrt(forces_noise),
         forces_uncertainty_epistemic=torch.sqrt(forces_spread),
+        llpr=trace.new_zeros(0),
+        forces_error=trace.new_zeros(0),
     )
 
 

@@ -49,12 +49,14 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
     potential.card["start"] = {"file": Path(path).name, "sha256": sha256(Path(path)), "frozen": freeze}
     if "imported" in source.card:
         potential.card["imported"] = source.card["imported"]
+    if "calibration" in source.card:
+        log.info("its calibration is left out, since uncertainties will change: `uqforce calibrate` anew")
     fitted = source.mixture.means.shape[0] > 0
     if freeze:
         potential.network.requires_grad_(False)
     if fitted and freeze:
         m = source.mixture
-        potential.set_mixture(m.means, m.precisions_cholesky, m.log_weights, m.projection)
+        potential.set_mixture(m.means, m.precisions_cholesky, m.log_weights, m.projection, m.counts)
         potential.card |= {
             name: source.card[name] for name in ("mixture", "thresholds") if name in source.card
         }

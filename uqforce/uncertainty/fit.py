@@ -13,6 +13,7 @@ from uqforce.data import Dataset, batches, collate, read_frames
 from uqforce.model import Potential, first_member, load_model, save_model
 from uqforce.uncertainty import metrics
 from uqforce.uncertainty.gmm import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
+from uqforce.uncertainty.llpr import REGULARISER, RigidityFit, fit_rigidity
 
 
 def fit(
@@ -24,6 +25,7 @@ def fit(
     covariance: str = "full",
     projection: int | None = None,
     test: Sequence[str | PathLike] = (),
+    per_type: bool = False,
 ) -> MixtureFit:
     """Fit the mixture of the model file `model` to the structures of `data`, its training set.
 
@@ -52,12 +54,18 @@ def fit(
     print(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
     settings: dict[str, Any] = {"covariance": covariance, "seed": seed}
     found = fit_potential(
-        potential, dataset, n_components, projection=projection, on_trial=print_trial, **settings
+        potential,
+        dataset,
+        n_components,
+        projection=projection,
+        per_type=per_type,
+        on_trial=print_trial,
+        **settings,
     )
-    print(summary(found))
+    print(summary(found, config.type_names))
     if tests:
         fits = {"stored": found}
-        if projection is not None:
+        if projection is not None or per_type:
             fits["all features"] = fit_mixture(collect_features(potential, dataset), n_components, **settings)
         judged = {name: rankings(potential, labelled, fits) for name, labelled in tests.items()}
         potential.card["mixture"]["ranking"] = judged
@@ -68,21 +76,48 @@ def fit(
     return found
 
 
+def fit_llpr(
+    model: str | PathLike,
+    data: Sequence[str | PathLike],
+    output: str | PathLike | None = None,
+    regulariser: float | None = None,
+) -> RigidityFit:
+    """Fit the last-layer rigidity of the model file `model` to its training set; see `llpr.fit_rigidity`.
+
+    The model is written to `output`, or in place of `model`.
+    """
+    whole = load_model(model)
+    potential = first_member(whole)  # whose rigidity is an ensemble's
+    config = potential.config
+    dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
+    found = fit_rigidity(potential, dataset, REGULARISER if regulariser is None else regulariser)
+    d = len(found.eigenvalues)
+    lowest, highest = found.eigenvalues[0], found.eigenvalues[-1]
+    print(f"rigidity of {d} weights by energies and forces of {len(dataset)} structures, errors "
+          f"{1e3 * found.energy_rmse:.2f} meV and {1e3 * found.forces_rmse:.2f} meV/A")  # fmt: skip
+    print(f"curvatures of the loss {lowest:.3g} to {highest:.3g}")
+    whole.card["llpr"] = potential.card["llpr"]
+    save_model(whole, output or model)
+    print(f"stored in {output or model}: every evaluation now carries llpr")
+    return found
+
+
 def rankings(
     potential: Potential, dataset: Dataset, fits: dict[str, MixtureFit], batch_size: int = 16
 ) -> dict[str, dict[str, Any]]:
     """How well the score of each mixture ranks the force errors of the atoms of `dataset`, all labelled."""
-    features, errors = [], []
+    features, types, errors = [], [], []
     for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
         b = collate([dataset[i] for i in indices])
         edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
         out = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
         features.append(out.features)
+        types.append(b.atom_types)
         errors.append(metrics.atom_force_error(out.forces, b.forces))
-    stacked, error = torch.cat(features), np.concatenate(errors)
+    stacked, kinds, error = torch.cat(features), torch.cat(types), np.concatenate(errors)
     found = {}
     for name, mixture in fits.items():
-        score = mixture.nll(stacked).numpy()
+        score = mixture.nll(stacked, kinds).numpy()
         quality = {
             "spearman": metrics.spearman(score, error),
             "auroc_0.1": metrics.classification(score, error, 0.1).auroc,
@@ -119,11 +154,15 @@ def print_trial(trial: Trial) -> None:
     )
 
 
-def summary(fit: MixtureFit) -> str:
+def summary(fit: MixtureFit, type_names: Sequence[str]) -> str:
     """What was chosen, and the quantiles of the training atoms' scores."""
-    lines = [f"{fit.chosen.components} components" + (" (lowest BIC)" if len(fit.trials) > 1 else "")]
-    if not fit.chosen.converged:
-        lines.append(f"EM stopped after {fit.chosen.iterations} iterations without converging")
+    lines = []
+    of = ["all atoms"] if fit.of_types is None else type_names
+    for name, one in zip(of, fit.of_types or [fit]):
+        best = " (lowest BIC)" if len(one.trials) > 1 else ""
+        lines.append(f"{name}: {one.chosen.components} components{best}")
+        if not one.chosen.converged:
+            lines.append(f"EM stopped after {one.chosen.iterations} iterations without converging")
     if fit.projection is not None:
         lines.append(f"the principal components kept have {fit.explained:.2%} of the features' variance")
     if fit.flat_directions:

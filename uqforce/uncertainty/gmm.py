@@ -53,10 +53,16 @@ class MixtureFit(NamedTuple):
     flat_directions: int  # of the K, those in which the training atoms do not vary
     projection: torch.Tensor | None  # [D, K] orthonormal columns, the leading principal components
     explained: float  # fraction of the features' variance that the K scalars have
+    of_types: "list[MixtureFit] | None" = None  # the mixture of each type, one after the other in the above
 
-    def nll(self, features: torch.Tensor) -> torch.Tensor:
-        """features [N, D] -> scores [N] float64."""
+    def nll(self, features: torch.Tensor, atom_types: torch.Tensor | None = None) -> torch.Tensor:
+        """features [N, D], types [N] where there is a mixture for each -> scores [N] float64."""
         features = features.double()
+        if self.of_types is not None:
+            score = features.new_zeros(len(features))
+            for kind, fit in enumerate(self.of_types):
+                score[atom_types == kind] = fit.nll(features[atom_types == kind])
+            return score
         if self.projection is not None:
             features = features @ self.projection
         return ops.gmm_nll(features, self.means, self.precisions_cholesky, self.log_weights)
@@ -134,8 +140,7 @@ def fit_mixture(
             break
 
     mixture = best[1]
-    nll = -mixture.score_samples(features)
-    quantiles = {f"q{q:g}": float(np.quantile(nll, q)) for q in QUANTILES} | {"max": float(nll.max())}
+    quantiles = quantiles_of(-mixture.score_samples(features))
     return MixtureFit(
         torch.from_numpy(mixture.means_),
         torch.from_numpy(full_precisions(mixture)),
@@ -146,6 +151,37 @@ def fit_mixture(
         None if projection is None else torch.from_numpy(axes),
         explained,
     )
+
+
+def fit_per_type(features, atom_types, type_names: list[str], *args, **settings) -> MixtureFit:
+    """`fit_mixture` for the atoms of each type [N] by themselves, the mixtures one after the other.
+
+    Raises:
+        MixtureError: a type without atoms, which would have no score; a projection, of which each type would
+            want its own; or as `fit_mixture`, naming the type.
+    """
+    if settings.get("projection") is not None:
+        raise MixtureError("a projection and mixtures per type do not go together: leave one of them out")
+    features, atom_types = np.asarray(features, dtype=np.float64), np.asarray(atom_types)
+    fits = []
+    for kind, name in enumerate(type_names):
+        try:
+            if not (atom_types == kind).any():
+                raise MixtureError("the training set has no such atom")
+            fits.append(fit_mixture(features[atom_types == kind], *args, **settings))
+        except MixtureError as error:
+            raise MixtureError(f"mixture of {name}: {error}") from error
+    joined = MixtureFit(
+        *(torch.cat([getattr(fit, name) for fit in fits]) for name in MixtureFit._fields[:3]),
+        trials=[], quantiles={}, flat_directions=max(fit.flat_directions for fit in fits), projection=None,
+        explained=1.0, of_types=fits,
+    )  # fmt: skip
+    nll = joined.nll(torch.from_numpy(features), torch.from_numpy(atom_types)).numpy()
+    return joined._replace(quantiles=quantiles_of(nll))
+
+
+def quantiles_of(nll: np.ndarray) -> dict[str, float]:
+    return {f"q{q:g}": float(np.quantile(nll, q)) for q in QUANTILES} | {"max": float(nll.max())}
 
 
 def full_precisions(mixture: GaussianMixture) -> np.ndarray:
@@ -188,19 +224,29 @@ def fit_potential(
     covariance: str = "full",
     projection: int | None = None,
     seed: int = 0,
+    per_type: bool = False,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> MixtureFit:
-    """Fit the mixture to the atoms of `dataset` (the training set) and store it in the potential.
+    """Fit the mixture, or with `per_type` one for the atoms of each type, and store it in the potential.
+
+    The atoms are those of `dataset`, the training set.
 
     The card gets `mixture`, how it was fitted, and `thresholds["nll"]`, the quantiles of the training scores
     that calculators and dynamics know by name ("q0.99", "max").
     """
     potential.eval()
     features = collect_features(potential, dataset)
-    fit = fit_mixture(
-        features, n_components, covariance=covariance, projection=projection, seed=seed, on_trial=on_trial
-    )
-    potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights, fit.projection)
+    settings: dict = {"covariance": covariance, "projection": projection, "seed": seed, "on_trial": on_trial}
+    counts = None
+    if per_type:
+        names = potential.config.type_names
+        fit = fit_per_type(features, collect_types(dataset), names, n_components, **settings)
+        counts = torch.tensor([len(of_type.means) for of_type in fit.of_types])
+        search = {"types": {name: search_of(of_type) for name, of_type in zip(names, fit.of_types)}}
+    else:
+        fit = fit_mixture(features, n_components, **settings)
+        search = search_of(fit)
+    potential.set_mixture(fit.means, fit.precisions_cholesky, fit.log_weights, fit.projection, counts)
     potential.card["mixture"] = {
         "components": len(fit.means),
         "covariance": covariance,
@@ -211,8 +257,21 @@ def fit_potential(
         "structures": len(dataset),
         "flat_directions": fit.flat_directions,
         "seed": seed,
-        "trials": [trial._asdict() for trial in fit.trials],
-        **{name: getattr(fit.chosen, name) for name in ("bic", "converged", "iterations")},
+        **search,
     }
     potential.card.setdefault("thresholds", {})["nll"] = fit.quantiles
     return fit
+
+
+def collect_types(dataset: Dataset) -> torch.Tensor:
+    """Types of all atoms, in the order of `collect_features`: [N]."""
+    return torch.cat([dataset[i].atom_types for i in range(len(dataset))])
+
+
+def search_of(fit: MixtureFit) -> dict:
+    """What the card keeps of the search for the number of components."""
+    return {
+        "components": len(fit.means),
+        "trials": [trial._asdict() for trial in fit.trials],
+        **{name: getattr(fit.chosen, name) for name in ("bic", "converged", "iterations")},
+    }

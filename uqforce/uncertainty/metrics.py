@@ -9,10 +9,11 @@ All functions take one-dimensional arrays (anything `numpy.asarray` takes) and r
 The value that a calibrated model has is in the docstrings; where there is none (ENCE, Spearman), compare with
 simulated residuals `std * normal` and give `bootstrap` intervals over structures.
 
-"Zhu et al." is J. Chem. Phys. 158, 164111 (2023).
+Residuals that are vectors, forces with their 3x3 covariances, are in `uqforce.uncertainty.vectors`.
+"Zhu et al." is J. Chem. Phys. 158, 164111 (2023), "Rensmeyer et al." arXiv:2304.03694.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -144,6 +145,53 @@ def interval_coverage(residual, std, level: float = 0.95) -> float:
     return float(np.mean(np.abs(residual) <= norm.ppf(0.5 + _level(level) / 2) * std))
 
 
+def interval_width(std, level: float = 0.95) -> float:
+    """Mean width of the central Gaussian intervals of probability `level`, in the unit of `std`."""
+    (std,) = _vectors(std=std)
+    return float(2 * norm.ppf(0.5 + _level(level) / 2) * np.mean(std))
+
+
+def coverage_curve(residual, std, levels) -> np.ndarray:
+    """`interval_coverage` at each of `levels`, all at once: the curve whose ideal is the diagonal."""
+    residual, std = _vectors(residual=residual, std=std)
+    reached = np.sort(2 * norm.cdf(np.abs(residual / std)) - 1)
+    return np.searchsorted(reached, np.asarray(levels, dtype=np.float64), side="right") / len(reached)
+
+
+def conformal_factor(residual, std, structure, level: float = 0.9) -> float:
+    """The q for which |residual| <= q std has probability >= `level` on an exchangeable new structure.
+
+    Split-conformal prediction by structure: the entries of one structure share the weight 1/(B+1), and
+    1/(B+1) lies at infinity (Lee, Barber, Willett, arXiv:2306.06342); with one entry a structure it is the
+    ceil((B+1) level)-th smallest |residual| / std. Infinite if B structures are too few for the level.
+    """
+    residual, std = _vectors(residual=residual, std=std)
+    _, index, counts = np.unique(np.asarray(structure), return_inverse=True, return_counts=True)
+    score = np.abs(residual / std)
+    order = np.argsort(score, kind="stable")
+    mass = np.cumsum(1 / counts[index[order]]) / (len(counts) + 1)
+    # sums of shares that reach the level do so up to rounding
+    reached = np.searchsorted(mass, _level(level) - 1e-12)
+    return float(score[order[reached]]) if reached < len(score) else float("inf")
+
+
+def nece(residual, std, width: float | None = None) -> float:
+    """Normalised expected calibration error over bins of the signed residual (Rensmeyer et al., Sec. 4).
+
+    sum_b f_b |f_b - p_b| / width, with f_b the observed share of a bin and p_b the promised one, the mean of
+    the Gaussians' probabilities: an integral of densities, in 1 / the residual's unit, 0 when calibrated but
+    for the bins' noise. `width` defaults to a tenth of the RMSE.
+    """
+    residual, std = _vectors(residual=residual, std=std)
+    width = 0.1 * float(np.sqrt(np.mean(residual**2))) if width is None else width
+    if not width > 0:
+        raise ValueError(f"the bins' width must be positive, got {width}")
+    bins, counts = np.unique(np.floor(residual / width), return_counts=True)
+    observed = counts / len(residual)
+    promised = [np.mean(norm.cdf((b + 1) * width / std) - norm.cdf(b * width / std)) for b in bins]
+    return float(np.sum(observed * np.abs(observed - promised)) / width)
+
+
 def miscalibration_area(residual, std) -> float:
     """Integral over p of |coverage(p) - p|, without a grid: 0 is best, 1/2 the worst."""
     residual, std = _vectors(residual=residual, std=std)
@@ -258,19 +306,24 @@ def bootstrap(
     `structure` [n] says to which structure each entry of the arrays belongs. Resamples for which the
     statistic is nan (no positive drawn) are left out.
     """
-    structure = np.asarray(structure)
     arrays = [np.asarray(array) for array in arrays]
     if any(len(array) != len(structure) for array in arrays):
         raise ValueError(
             f"arrays of length {[len(a) for a in arrays]} for {len(structure)} structure indices"
         )
-    order = np.argsort(structure, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(structure[order])) + 1)
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(samples):
-        picked = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        values.append(statistic(*(array[picked] for array in arrays)))
+    values = [
+        statistic(*(array[picked] for array in arrays)) for picked in resamples(structure, samples, seed)
+    ]
     tail = (1 - _level(level)) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Interval(float(statistic(*arrays)), float(low), float(high))
+
+
+def resamples(structure, samples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Indices of the entries of as many structures as there are, drawn with replacement, `samples` times."""
+    structure = np.asarray(structure)
+    order = np.argsort(structure, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(structure[order])) + 1)
+    rng = np.random.default_rng(seed)
+    for _ in range(samples):
+        yield np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
