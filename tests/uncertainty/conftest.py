@@ -6,8 +6,8 @@ import torch
 from uqforce.model import ModelConfig, Potential, sample_structure
 
 
-def build(noise: str = "total", mixture: bool = True, **fields) -> Potential:
-    torch.manual_seed(0)
+def build(noise: str = "total", mixture: bool = True, seed: int = 0, **fields) -> Potential:
+    torch.manual_seed(seed)
     config = ModelConfig(
         type_names=["H", "C", "O"], r_max=3.5, num_layers=2, l_max=1, num_features=[8, 4],
         radial_mlp_width=16, avg_num_neighbors=6.0, dtype="float64", noise=noise, **fields,
@@ -24,7 +24,7 @@ def build(noise: str = "total", mixture: bool = True, **fields) -> Potential:
 
 @pytest.fixture
 def make_potential():
-    """`make_potential(noise="total", mixture=True, **fields)`."""
+    """`make_potential(noise="total", mixture=True, seed=0, **fields)`."""
     return build
 
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from uqforce import ops
 from uqforce.cli import main
 from uqforce.data import Dataset, Frame
-from uqforce.model import InferencePotential, load_model, save_model
+from uqforce.model import Ensemble, InferencePotential, inference_form, load_model, save_model
 from uqforce.model.calibration import Calibration, ratio
 from uqforce.uncertainty import calibration, metrics
 from uqforce.uncertainty.calibration import (
@@ -244,6 +244,33 @@ def test_everything_that_goes_with_an_uncertainty_follows(make_potential):
     torch.testing.assert_close(fast.forces_error, got.forces_error, rtol=1e-5, atol=0)
     script = evaluated(torch.jit.script(potential), chosen)
     torch.testing.assert_close(script.forces_uncertainty, got.forces_uncertainty, rtol=1e-12, atol=0)
+
+
+def test_an_ensemble_is_calibrated_as_one(make_potential, tmp_path):
+    members = [make_potential(seed=seed) for seed in range(3)]
+    members[0].rigidity.store(torch.eye(8))
+    ensemble = Ensemble(members)
+    dataset = build(ensemble, three_times)
+    before = residuals(ensemble, dataset)
+    card = fit_calibration(ensemble, dataset, score="llpr")
+    after = residuals(ensemble, dataset)
+    np.testing.assert_allclose(
+        after.predicted["forces_uncertainty"],
+        card["forces"]["rms_z"] * before.predicted["forces_uncertainty"],
+        rtol=1e-10,
+    )
+    assert card["forces"]["rms_z"] == pytest.approx(3, rel=0.1)
+    save_model(ensemble, tmp_path / "ensemble.uqf")
+    chosen = frames(ensemble, three_times)[:1]
+    want = evaluated(ensemble, chosen)
+    parts = want.forces_uncertainty_aleatoric.square() + want.forces_uncertainty_epistemic.square()
+    torch.testing.assert_close(want.forces_uncertainty.square(), parts)
+    loaded = load_model(tmp_path / "ensemble.uqf")
+    assert loaded.card["calibration"] == card
+    for form in (loaded, inference_form(loaded), torch.jit.script(loaded)):
+        got = evaluated(form, chosen)
+        for name in ("forces_uncertainty", "energy_uncertainty", "forces_error", "energy_llpr", "llpr"):
+            torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-6, atol=1e-9)
 
 
 def test_training_sees_no_calibration(make_potential):

@@ -119,6 +119,7 @@ def load_model(
         own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
         members.append(_potential(entry, own, dtype))
     ensemble = Ensemble(members, header["ddof"])
+    ensemble.load_state_dict(tensors)  # again, with its calibration
     ensemble.card = header["card"]
     return ensemble.to(device).eval()
 
