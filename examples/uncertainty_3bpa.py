@@ -33,7 +33,9 @@ from uqforce.uncertainty.llpr import fit_rigidity
 DATA = Path(os.environ.get("UQFORCE_DATA", "../shared/data")) / "3bpa"
 OUT = Path("runs/uncertainty_3bpa")
 TESTS = {  # file, and every how many of its frames are taken: 56, 54 and 50
-    "300 K": ("test_300K.xyz.xz", 30), "600 K": ("test_600K.xyz.xz", 40), "1200 K": ("test_1200K_100.xyz.xz", 2)
+    "300 K": ("test_300K.xyz.xz", 30),
+    "600 K": ("test_600K.xyz.xz", 40),
+    "1200 K": ("test_1200K_100.xyz.xz", 2),
 }  # fmt: skip
 TRAINING, VALIDATION = 50, 50
 BOOTSTRAP = 100

@@ -1,10 +1,12 @@
 """Members together give what they give apart: heads on one backbone, and independent potentials."""
 
+import copy
+
 import pytest
 import torch
 
 from tests.model.systems import CUTOFF, evaluate, make_potential, random_system
-from uqforce.model import Ensemble, Potential, inference_form, load_model, save_model
+from uqforce.model import Ensemble, Potential, first_member, inference_form, load_model, save_model
 from uqforce.ops import neighbor_list
 
 HEADS = 8
@@ -134,7 +136,12 @@ def test_a_domain_of_all_atoms_says_what_the_whole_does(heads, singles, form, mo
     """One process of a parallel engine, whose messages are then its own; tests/lammps has several."""
     monkeypatch.setattr(torch.ops.uqforce, "ghost_exchange_vjp", lambda rows, owned: rows[:, :owned])
     monkeypatch.setattr(torch.ops.uqforce, "sum_over_ranks", lambda values: values)
-    model = inference_form(heads if form == "heads" else Ensemble(singles[:3], ddof=1))
+    model = copy.deepcopy(heads) if form == "heads" else Ensemble(copy.deepcopy(singles[:3]), ddof=1)
+    map_of_two = torch.tensor([[0.01, 1.0], [0.1, 2.0]], dtype=torch.float64)
+    model.calibration.store(energy=map_of_two, forces=map_of_two, error=map_of_two)
+    potential = first_member(model)
+    potential.rigidity.store(torch.eye(potential.network.num_last_features))
+    model = inference_form(model)
     system = random_system([12], periodic=True)
     n = neighbor_list(system.positions, system.cell, system.pbc, CUTOFF, system.batch)
     whole = evaluate(model, system)
