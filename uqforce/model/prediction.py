@@ -266,12 +266,18 @@ def virial_noise(
 
     An off-diagonal component has half the own noise of a diagonal one: so it is unchanged by rotations.
     """
-    of_edges = voigt(edge_vec.unsqueeze(0).unsqueeze(3) * e.slopes.unsqueeze(2))
-    centre = edge_index[0]
+    # A virial by the slopes, for each standard deviation that there is: of every atom, or of every structure.
+    whose, count = batch, num_structures
     if local:
-        rows = of_edges.new_zeros(e.slopes.shape[0], batch.shape[0], 6).index_add(1, centre, of_edges)
-    else:
-        rows = of_edges.new_zeros(e.slopes.shape[0], num_structures, 6).index_add(1, batch[centre], of_edges)
+        whose, count = torch.arange(batch.shape[0], device=batch.device), batch.shape[0]
+    none = e.slopes[:0]
+    virials = [
+        torch.ops.uqforce.force_variance(
+            edge_index, edge_vec, e.slopes[k : k + 1], none, whose, count, False, 0
+        )[3]
+        for k in range(e.slopes.shape[0])
+    ]
+    rows = voigt(torch.stack(virials))
     blocks = torch.einsum("kri,krj->rij", rows, rows) / e.slopes.shape[0]
     if local:
         blocks = sum_by_structure(blocks, batch, num_structures)
