@@ -54,7 +54,12 @@ def of_components(residual: np.ndarray, std: np.ndarray) -> Quality:
 
 
 def of_blocks(residual: np.ndarray, covariance: np.ndarray) -> Quality:
-    """Scores of covariances [N,3,3] of force residuals [N,3]."""
+    """Scores of covariances [N,3,3] of force residuals [N,3]; nan where one is singular, as those of two or
+    three members are.
+    """
+    eigenvalues = np.linalg.eigvalsh(covariance)
+    if (eigenvalues[:, 0] <= 1e-12 * eigenvalues[:, 2]).any():
+        return dict.fromkeys(("block_nll", "energy_score", "block_zms"), np.nan)
     return {
         "block_nll": vectors.block_nll(residual, covariance),
         "energy_score": vectors.energy_score(residual, covariance),
