@@ -5,8 +5,8 @@ atomic_energy [N,1] eV, total_energy [1,1], forces [N,3], virial and stress [1,3
 the model carries under its own name, [N,k] of atoms, [1,1] of the structure. All float64.
 
 `*.nequip.pth` is TorchScript, `*.nequip.pt2` compiled (`uqforce.deploy.aoti`). The pair style loads no op
-libraries: start LAMMPS with LD_PRELOAD=libuqforce.so, which `uqforce info` finds. nequip imports uqforce for
-`.nequip.pt2` by itself.
+libraries: start LAMMPS with LD_PRELOAD=.../libuqforce.so, whose place `uqforce info` prints. nequip imports
+uqforce for `.nequip.pt2` by itself.
 """
 
 import json
