@@ -87,6 +87,7 @@ class PairNequip(nn.Module):
             "forces_uncertainty_aleatoric": p.forces_uncertainty_aleatoric,
             "forces_uncertainty_epistemic": p.forces_uncertainty_epistemic,
             "llpr": p.llpr,
+            "energy_llpr": p.energy_llpr,
             "forces_error": p.forces_error,
         }
         for name in self.uncertainties:
