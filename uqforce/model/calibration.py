@@ -91,13 +91,14 @@ class Calibration(nn.Module):
         if p.energy_uncertainty.numel() > 0:
             atoms = torch.bincount(batch, minlength=num_structures)
             energy = self.energy_ratio(p.energy_uncertainty, atoms)
-        virial = forces
+        virial = torch.ones(num_structures, dtype=forces.dtype, device=forces.device)
         if forces.numel() > 0:
             forces = self.forces_ratio(p.forces_uncertainty)
             raw = p.forces_uncertainty.square()
             squares = sum_by_structure(raw * forces.square(), batch, num_structures)
-            virial = squares / sum_by_structure(raw, batch, num_structures)
-            virial = torch.where(virial.isfinite(), virial, torch.ones_like(virial)).view(-1, 1, 1)
+            squares = squares / sum_by_structure(raw, batch, num_structures)
+            virial = torch.where(squares.isfinite(), squares, virial)  # of a structure without atoms: 1
+        virial = virial.view(-1, 1, 1)
         block = forces.square().view(-1, 1, 1)
         cross, shares = p.energy_forces_covariance, p.energies_variance
         if cross.numel() > 0:
