@@ -10,6 +10,7 @@ from uqforce.cli import main
 from uqforce.deploy.calculator import Calculator
 from uqforce.deploy.export import export
 from uqforce.model import Ensemble, first_member, save_model
+from uqforce.train import ConfigError, TrainConfig
 
 MODELS = {
     "ensemble": lambda: Ensemble([make_potential(seed, noise="local") for seed in range(3)], ddof=1),
@@ -74,3 +75,18 @@ def test_command_line(file, model, tmp_path, capsys):
     assert main(["info", str(file)]) == 0
     said = capsys.readouterr().out
     assert "nll" in said and ("card.ensemble.members" in said or not isinstance(model, Ensemble))
+
+
+def test_nequip_has_no_place_for_members(file, tmp_path, capsys):
+    pytest.importorskip("nequip")
+    assert main(["export", str(file), "-o", str(tmp_path / "model.ckpt"), "--format", "nequip-state"]) == 1
+    assert "holds one energy" in capsys.readouterr().err
+
+
+def test_training_starts_from_one_model(model, file):
+    settings = {"data": {"train": "train.xyz"}, "model": {"start": str(file)}}
+    if not isinstance(model, Ensemble):
+        assert TrainConfig.parse(settings).model.heads == 3
+        return
+    with pytest.raises(ConfigError, match="start from a member"):
+        TrainConfig.parse(settings)

@@ -80,7 +80,9 @@ def test_paths_may_hold_environment_variables(monkeypatch):
 def test_the_template_is_every_field_with_its_default():
     """The fields that `uncertainty` sets stand in comments."""
     assert TrainConfig.parse(yaml.safe_load(template())) == TrainConfig.parse(MINIMAL)
-    values = yaml.safe_load(re.sub(r"# (\w+: \S+)\n", r"\1\n", template()))
+    text = re.sub(r"# (\w+: \S+)\n", r"\1\n", template())
+    text = re.sub(r"(?m)^  # ((?:energy|forces):|  \w+: \S+)$", r"  \1", text)  # sections of the loss
+    values = yaml.safe_load(text)
     config = TrainConfig.parse(values)
     assert config == TrainConfig.parse(MINIMAL)
     dumped = config.model_dump(mode="json")
@@ -124,6 +126,22 @@ def test_a_wrong_model_is_named():
 
 
 @pytest.mark.parametrize(
+    "word, field, value",
+    [
+        ("coherent", "model.noise", "white"),
+        ("coherent-total", "model.noise", "local"),
+        ("white", "model.noise", "total"),
+        ("heads", "model.heads", 1),
+        ("bayes", "sampler", None),
+        ("dropout", "model.dropout", 0.0),
+    ],
+)
+def test_what_makes_a_method_what_it_is(word, field, value):
+    with pytest.raises(ConfigError, match=f"uncertainty: {word} and {field}: {value} contradict"):
+        TrainConfig.parse({**with_field(field, value), "uncertainty": word})
+
+
+@pytest.mark.parametrize(
     "field, value, free",
     [
         ("epochs", 7, True),
@@ -154,12 +172,13 @@ def test_epochs_are_not_free_where_they_are_the_cosines_length():
     assert config_hash(config(10, 30)) == config_hash(config(20, 30))
 
 
-@pytest.mark.parametrize("word", ["none", "ensemble"])
+@pytest.mark.parametrize("word", METHODS)
 def test_a_word_sets_what_is_not_given(word):
     """and every word written down means itself again."""
     config = TrainConfig.parse({**MINIMAL, "uncertainty": word})
     for name, value in dict(flat(METHODS[word])).items():
-        assert fixed_fields(config)[name] == value
+        assert name == "sampler" or fixed_fields(config)[name] == value
+    assert (config.sampler is not None) == (word == "bayes")
     assert TrainConfig.parse(config.model_dump(mode="json")) == config
     assert (
         TrainConfig.parse(yaml.safe_load(template().replace("uncertainty: none", f"uncertainty: {word}")))

@@ -255,8 +255,13 @@ def to_nequip(potential: Potential, compile_mode: str = "eager") -> nn.Module:
         compile_mode: nequip's, "eager" or "compile".
 
     Raises:
-        NequipError: nequip is not installed.
+        NequipError: nequip is not installed, or the model is an ensemble, for which it has no place.
     """
+    if not isinstance(potential, Potential) or potential.config.heads > 1:
+        raise NequipError(
+            "nequip's checkpoint holds one energy: an ensemble, or a model of several heads, has no place: "
+            "export a member alone (member_00/best.uqf)"
+        )
     with nequip("nequip.model") as models:
         graph = models.NequIPGNNModel(compile_mode=compile_mode, **nequip_options(potential))
     values = dict(graph.model.func.state_dict(keep_vars=True))
@@ -274,7 +279,7 @@ def export_nequip(potential: Potential, path: str | os.PathLike) -> None:
     The file holds tensors and plain values only. `nequip.model.ModelFromCheckpoint` opens it.
 
     Raises:
-        NequipError: nequip is not installed, or reads something else from the file; no file is left then.
+        NequipError: see `to_nequip`; or nequip reads something else from the file: none is left then.
     """
     graph = to_nequip(potential)
     options = {"_target_": "nequip.model.NequIPGNNModel", **nequip_options(potential)}

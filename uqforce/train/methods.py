@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-LIKELIHOOD = {"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood"}}
+_AS_IT_IS = {"kind": "likelihood", "weight": 1.0}
+LIKELIHOOD = {"energy": _AS_IT_IS, "forces": _AS_IT_IS}
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -51,8 +52,8 @@ def fields(defaults: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-GOVERNED = frozenset(name for defaults in METHODS.values() for name in fields(defaults))
-"""Fields whose default some word changes."""
+GOVERNED = {"epochs", *(name for defaults in METHODS.values() for name in fields(defaults))}
+"""Fields whose default some word changes; `epochs` with the sampler, which takes as many as it needs."""
 
 
 def contradiction(method: str, config: Any) -> str | None:

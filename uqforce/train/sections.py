@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from uqforce.model import PRESETS, ModelConfig, load_model
+from uqforce.model import PRESETS, Ensemble, ModelConfig, load_model
 
 
 class ConfigError(ValueError):
@@ -270,6 +270,9 @@ def model_fields(path: str) -> dict[str, Any]:
         potential = load_model(path)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
+    if isinstance(potential, Ensemble):
+        number = len(potential.members)
+        raise ValueError(f"{path} holds an ensemble of {number}: start from a member (member_00/best.uqf)")
     fields = potential.config.model_dump()
     for name, values in potential.network.scale_shift.named_parameters():
         fields[f"per_type_energy_{name}"] = dict(zip(fields["type_names"], values.tolist()))

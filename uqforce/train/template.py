@@ -17,7 +17,7 @@ from uqforce.train.sections import Section, section_of
 HEADER = """\
 # Training of a uqforce potential: `uqforce train THIS_FILE`.
 # Every field with its default; what is left out keeps it. Lengths A, energies eV.
-# Fields in comments are set by the word of `uncertainty`.
+# Fields and sections in comments are set by the word of `uncertainty`.
 """
 
 
@@ -51,19 +51,23 @@ def _lines(section: type[BaseModel], defaults: BaseModel | None, path: str = "")
                 lines.append("")
             if inner.__doc__ and inner.__doc__ != Section.__doc__:
                 lines.append(_comment(inner.__doc__, indent))
-            lines.append(f"{indent}{name}:")
-            lines += _lines(inner, value, f"{path}{name}.")
+            inside = [f"{indent}{name}:", *_lines(inner, value, f"{path}{name}.")]
+            governed = any(other.startswith(f"{path}{name}.") for other in GOVERNED)
+            lines += _in_comment(inside, indent) if indent and governed else inside
             continue
         lines.append(_comment(field.description, indent))
         plain = list(value) if isinstance(value, tuple) else value
         # given, its default would win over what the word says
-        mark = "# " if path + name in GOVERNED else ""
+        mark = "# " if path + name in GOVERNED and path.count(".") < 2 else ""
         lines.append(f"{indent}{mark}{name}: {_scalar(plain)}")
         if (optional := section_of(inner)) is not None:
             inside = [_comment(optional.__doc__, f"{indent}  "), *_lines(optional, None, f"{path}{name}.")]
-            plain_lines = "\n".join(inside).splitlines()
-            lines += [f"{indent}# {line.removeprefix(indent)}" for line in plain_lines]
+            lines += _in_comment(inside, indent)
     return lines
+
+
+def _in_comment(lines: list[str], indent: str) -> list[str]:
+    return [f"{indent}# {line.removeprefix(indent)}" for line in "\n".join(lines).splitlines()]
 
 
 def template() -> str:
