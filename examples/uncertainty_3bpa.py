@@ -92,8 +92,10 @@ def trained(method: str) -> Path:
     if not done.exists():
         given = METHODS[method]
         model = CONFIG["model"] | given.get("model", {})
+        replaced = ("optimizer", "schedule", "ema", "epochs") if "sampler" in given else ()
+        common = {key: value for key, value in CONFIG.items() if key not in replaced}
         start = os.times()
-        train(TrainConfig.parse({**CONFIG, **given, "model": model, "output": str(folder)}))
+        train(TrainConfig.parse({**common, **given, "model": model, "output": str(folder)}))
         # of the processor, members' processes included
         done.write_text(str(sum(os.times()[:4]) - sum(start[:4])))
     return next(folder / name for name in names if (folder / name).exists())
