@@ -283,3 +283,11 @@ def test_ranking_equals_scikit_learn(ranked):
     found = metrics.classification(score, error, 0.1)
     assert found.auroc == roc_auc_score(error > 0.1, score)
     assert found.auprc == average_precision_score(error > 0.1, score)
+
+
+def test_reference_of_calibrated_residuals(sample):
+    residual, std = sample
+    reference = metrics.when_calibrated(lambda r, s: metrics.ence(r, s, 15), std)
+    assert reference.low < metrics.ence(residual, std, 15) < reference.high
+    assert reference.value == pytest.approx(np.sqrt(15 / np.pi / len(std)), rel=0.1)
+    assert metrics.ence(residual, 1.2 * std, 15) > reference.high

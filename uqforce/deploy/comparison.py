@@ -90,6 +90,11 @@ class Comparison:
             if name in FORCE_STDS and name != "forces_error" and covariance is not None:
                 parts.append((quality.of_blocks, (self.force_residual, covariance[self.has_forces])))
             found[name] = judged(parts, structure, bootstrap)
+            if name in FORCE_STDS:
+                std = self.force_std(name).ravel()
+                bins = found[name]["ence_bins"]
+                reference = metrics.when_calibrated(lambda r, s, n=bins: metrics.ence(r, s, n), std, 10)
+                found[name]["ence_when_calibrated"] = reference.value
             if home is not None and home is not self:
                 found[name]["auroc_shift"] = self.told_from(home, name)
             if name in SCORES:

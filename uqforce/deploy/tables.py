@@ -17,6 +17,7 @@ ROWS = {
     "relative_log_likelihood": ("relative log-likelihood", 1),
     "zms": ("mean z^2", 1),
     "ence": ("ENCE", 1),
+    "ence_when_calibrated": ("ENCE if calibrated", 1),
     "nece": ("NECE", 1),
     "miscalibration_area": ("miscalibration area", 1),
     "coverage_68": ("coverage of 68 %", 1),

@@ -292,6 +292,21 @@ class Interval(NamedTuple):
     high: float
 
 
+def when_calibrated(
+    statistic: Callable[..., float], std, samples: int = 100, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """What `statistic(residual, std)` is for calibrated residuals, `std * normal`: mean and quantiles.
+
+    The reference of numbers that have none of their own, such as `ence` or the correlation of |residual| and
+    std. Components of a real structure are not independent, so that the true spread is wider.
+    """
+    (std,) = _vectors(std=std)
+    rng = np.random.default_rng(seed)
+    values = [statistic(std * rng.normal(size=len(std)), std) for _ in range(samples)]
+    tail = (1 - _level(level)) / 2
+    return Interval(float(np.mean(values)), *map(float, np.quantile(values, [tail, 1 - tail])))
+
+
 def bootstrap(
     statistic: Callable[..., float],
     structure,
