@@ -7,8 +7,9 @@ import pytest
 import torch
 from ase import Atoms
 
-from tests.lammps.systems import begin, data_file, structures
-from uqforce.deploy.export import call, open_model, read_metadata
+from tests.lammps.systems import begin, build, data_file, structures
+from uqforce.deploy.export import call, export, open_model, read_metadata
+from uqforce.model import Ensemble
 from uqforce.ops import neighbor_list
 
 NKTV2P = 1.6021765e6  # bar A^3 / eV, LAMMPS's `units metal`
@@ -123,6 +124,19 @@ def test_equals_python(lammps, models, tmp_path, ranks, scheme):
 @pytest.mark.parametrize("scheme", ["exchange", "shell"])
 def test_other_noise(lammps, models, tmp_path, noise, scheme):
     check(lammps, tmp_path, models(noise=noise, num_layers=2), 2, scheme, 1e-10)
+
+
+@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+def test_heads(lammps, models, tmp_path, scheme):
+    check(lammps, tmp_path, models(heads=3, noise="local", num_layers=2), 2, scheme, 1e-10)
+
+
+@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+def test_an_ensemble(lammps, tmp_path, scheme):
+    """Members of two and of three layers, without noise."""
+    members = [build(noise="none", num_layers=layers) for layers in (2, 3)]
+    export(Ensemble(members, ddof=1), tmp_path / "ensemble.pt")
+    check(lammps, tmp_path, tmp_path / "ensemble.pt", 2, scheme, 1e-10)
 
 
 def test_float32(lammps, models, tmp_path):
