@@ -215,7 +215,7 @@ class SamplerConfig(Section):
         50, ge=1, description="epochs between samples, in which the step size falls as a cosine"
     )
     lr: float = Field(0.01, gt=0, description="step size at the start")
-    lr_final: float = Field(1e-4, gt=0, description="step size at the end of the burn-in")
+    lr_final: float = Field(3e-4, gt=0, description="step size at the end of the burn-in")
     lr_cycle: float = Field(1e-3, gt=0, description="step size at the start of every cycle")
     alpha: float = Field(0.1, gt=0, le=1, description="friction; 1 - alpha is the momentum's decay per step")
     beta: float = Field(0.999, ge=0, lt=1, description="decay of the running mean of squared gradients")
