@@ -139,6 +139,20 @@ def test_an_ensemble(lammps, tmp_path, scheme):
     check(lammps, tmp_path, tmp_path / "ensemble.pt", 2, scheme, 1e-10)
 
 
+def test_probes_do_not_depend_on_the_ranks(lammps, models, tmp_path):
+    """The signs of `local-deep` are a hash of LAMMPS's numbers of the atoms; Python has its own."""
+    model, tables = models(noise="local-deep", num_layers=2), []
+    for ranks in (1, 2):
+        done = lammps(tmp_path, script(tmp_path, structures(), model, "exchange"), ranks)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        files = [tmp_path / f"{k}.atoms" for k in range(len(structures()))]
+        tables.append(np.concatenate([np.loadtxt(file, skiprows=9, ndmin=2) for file in files]))
+    np.testing.assert_allclose(tables[0], tables[1], rtol=0, atol=1e-9 * np.abs(tables[0]).max())
+    sigma = np.concatenate([expected(model, atoms)["forces_uncertainty"] for atoms in structures().values()])
+    found = tables[0][:, 11 + of_atoms(model).index("forces_uncertainty")]
+    assert 0.8 < (found / sigma).mean() < 1.25 and np.abs(found - sigma).max() > 1e-6
+
+
 def test_float32(lammps, models, tmp_path):
     """Messages of two ranks hold an odd number of float32 values."""
     check(lammps, tmp_path, models("float32"), 2, "exchange", 2e-5)

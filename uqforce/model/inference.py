@@ -281,7 +281,8 @@ class InferencePotential(nn.Module):
         of_sigmas = torch.cat([gradients[members : members + of_noise.shape[0]], beside])
         slopes, halves = of_sigmas, of_sigmas
         if uncertain:
-            slopes, halves = self.noise.split(of_sigmas, terms, edge_index, batch)
+            of_centres = batch.new_zeros(atom_types.shape[0]) if many_ranks else batch
+            slopes, halves = self.noise.split(of_sigmas, terms, edge_index, of_centres)
         evaluation = Evaluation(
             energies, of_members, features, terms.variances, terms.variance, terms.diagonal, terms.strain,
             slopes, halves,

@@ -133,8 +133,8 @@ class LocalInference(nn.Module):
     def split(
         self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # The edges of a ghost have no slopes.
-        sigmas = torch.nn.functional.pad(terms.sigmas, [0, 1])[:, edge_index[0].clamp(max=batch.shape[0])]
+        ghosts = batch.shape[0] - terms.sigmas.shape[1]  # their edges have no slopes
+        sigmas = torch.nn.functional.pad(terms.sigmas, [0, ghosts])[:, edge_index[0]]
         return gradients, gradients * sigmas.unsqueeze(2)
 
     def own_trace(
