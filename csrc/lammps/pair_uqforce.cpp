@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -226,6 +227,32 @@ bool PairUqforce::wants_uncertainties() const {
   return requested_ || (every_ > 0 && (edge || step % every_ == 0));
 }
 
+// Own atoms first, then ghosts. Of what is exchanged, a ghost that is an image of an own atom is no ghost:
+// one rank has none at all.
+void PairUqforce::number_rows() {
+  const int owned = atom->nlocal, atoms = atom->nlocal + atom->nghost;
+  row_of_.resize(atoms);
+  std::iota(row_of_.begin(), row_of_.end(), 0);
+  int rows = atoms;
+  if (exchange_) {
+    own_.clear();
+    for (int i = 0; i < owned; ++i) own_.emplace(atom->tag[i], i);
+    rows = owned;
+    for (int i = owned; i < atoms; ++i) {
+      const auto found = own_.find(atom->tag[i]);
+      row_of_[i] = found == own_.end() ? rows++ : found->second;
+    }
+  }
+  domain_.owned = owned;
+  domain_.atoms = rows;
+  domain_.types.resize(rows);
+  domain_.numbers.resize(rows);
+  for (int i = 0; i < atoms; ++i) {
+    domain_.types[row_of_[i]] = model_type_[atom->type[i]];
+    domain_.numbers[row_of_[i]] = atom->tag[i];
+  }
+}
+
 // Edges within the cutoff of own atoms; without exchange, also of the ghosts that their features depend on.
 void PairUqforce::find_edges() {
   double** x = atom->x;
@@ -248,19 +275,16 @@ void PairUqforce::find_edges() {
       });
     }
   }
-  domain_.owned = owned;
-  domain_.atoms = atoms;
-  domain_.types.resize(atoms);
-  for (int i = 0; i < atoms; ++i) domain_.types[i] = model_type_[atom->type[i]];
-  domain_.numbers.assign(atom->tag, atom->tag + atoms);
-  domain_.centers.clear(), domain_.neighbors.clear(), domain_.edge_vec.clear();
+  number_rows();
+  domain_.centers.clear(), domain_.neighbors.clear(), domain_.edge_vec.clear(), edge_atoms_.clear();
   const int listed = list->inum + (exchange_ ? 0 : list->gnum);
   for (int k = 0; k < listed; ++k) {
     const int i = list->ilist[k];
     if (!is_center_[i]) continue;
     for_neighbors(i, [&](int j, const double* d) {
       domain_.centers.push_back(i);
-      domain_.neighbors.push_back(j);
+      domain_.neighbors.push_back(row_of_[j]);
+      edge_atoms_.push_back(j);
       domain_.edge_vec.insert(domain_.edge_vec.end(), d, d + 3);
     });
   }
@@ -306,7 +330,7 @@ void PairUqforce::scatter(const double* energies, const double* edge_gradient) {
   const auto edges = static_cast<int64_t>(domain_.centers.size());
   for (int64_t e = 0; e < edges; ++e) {
     const double *g = edge_gradient + 3 * e, *d = domain_.edge_vec.data() + 3 * e;
-    const int64_t i = domain_.centers[e], j = domain_.neighbors[e];
+    const int64_t i = domain_.centers[e], j = edge_atoms_[e];
     for (int c = 0; c < 3; ++c) {
       f[i][c] += g[c];
       f[j][c] -= g[c];
@@ -346,11 +370,13 @@ void* PairUqforce::extract_peratom(const char* name, int& columns) {
 }
 
 void PairUqforce::to_ghosts(const Rows& rows) {
+  if (exchange_ && comm->nprocs == 1) return;  // there are no ghosts
   rows_ = &rows;
   comm->forward_comm(this, rows.doubles());
 }
 
 void PairUqforce::to_owners(const Rows& rows) {
+  if (exchange_ && comm->nprocs == 1) return;
   rows_ = &rows;
   comm->reverse_comm(this, rows.doubles());
 }
@@ -367,7 +393,7 @@ static char* in_message(double* buffer, const Rows& rows, int k, int64_t part) {
 int PairUqforce::pack_forward_comm(int n, int* list, double* buffer, int, int*) {
   for (int k = 0; k < n; ++k) {
     for (int64_t p = 0; p < rows_->parts; ++p) {
-      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, list[k]), rows_->bytes);
+      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, row_of_[list[k]]), rows_->bytes);
     }
   }
   return n * rows_->doubles();
@@ -375,16 +401,24 @@ int PairUqforce::pack_forward_comm(int n, int* list, double* buffer, int, int*) 
 
 void PairUqforce::unpack_forward_comm(int n, int first, double* buffer) {
   for (int k = 0; k < n; ++k) {
+    const int row = row_of_[first + k];
+    if (row < domain_.owned) continue;  // an own atom, which needs no message
     for (int64_t p = 0; p < rows_->parts; ++p) {
-      memcpy(rows_->at(p, first + k), in_message(buffer, *rows_, k, p), rows_->bytes);
+      memcpy(rows_->at(p, row), in_message(buffer, *rows_, k, p), rows_->bytes);
     }
   }
 }
 
 int PairUqforce::pack_reverse_comm(int n, int first, double* buffer) {
   for (int k = 0; k < n; ++k) {
+    const int row = row_of_[first + k];
     for (int64_t p = 0; p < rows_->parts; ++p) {
-      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, first + k), rows_->bytes);
+      char* to = in_message(buffer, *rows_, k, p);
+      if (row < domain_.owned) {
+        memset(to, 0, rows_->bytes);  // what is its own is there already
+      } else {
+        memcpy(to, rows_->at(p, row), rows_->bytes);
+      }
     }
   }
   return n * rows_->doubles();
@@ -400,7 +434,7 @@ static void add(char* to, const char* from, int64_t bytes) {
 void PairUqforce::unpack_reverse_comm(int n, int* list, double* buffer) {
   for (int k = 0; k < n; ++k) {
     for (int64_t p = 0; p < rows_->parts; ++p) {
-      char *to = rows_->at(p, list[k]), *from = in_message(buffer, *rows_, k, p);
+      char *to = rows_->at(p, row_of_[list[k]]), *from = in_message(buffer, *rows_, k, p);
       rows_->single ? add<float>(to, from, rows_->bytes) : add<double>(to, from, rows_->bytes);
     }
   }

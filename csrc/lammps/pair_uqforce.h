@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "lammps/engine.h"
@@ -35,6 +36,7 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
  private:
   [[noreturn]] void stop(const std::string& sentence);
   std::string read_metadata(const std::string& path);
+  void number_rows();
   void find_edges();
   bool wants_uncertainties() const;
   void check_finite(const double* energies, const double* edge_gradient);
@@ -55,6 +57,10 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
 
   uqforce::lammps::Domain domain_;
   std::vector<char> is_center_;
+  // Of LAMMPS's atoms: their rows in `domain_`. An image of an own atom is that atom's row.
+  std::vector<int> row_of_;
+  std::unordered_map<tagint, int> own_;
+  std::vector<int> edge_atoms_;  // LAMMPS's neighbor of each edge
   uqforce::lammps::Uncertainties uncertainties_;
   int every_ = 1;                                // steps between them
   int requested_ = 0;                            // by `fix pair` with trigger, for this step
