@@ -42,6 +42,11 @@ def test_exported(model, tmp_path):
     assert description["num_layers"] == max(member.config.num_layers for member in members)
 
 
+def test_exported_networks(model, tmp_path):
+    """Without tables: autograd inside the file."""
+    export(model, tmp_path / "model.pt", tabulation=0)
+
+
 def test_calculator(file, model):
     atoms = molecule("CH3CH2OH")
     calculator = Calculator(file, device="cpu")

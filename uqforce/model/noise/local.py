@@ -88,7 +88,8 @@ class LocalNoise(nn.Module):
     ) -> NoiseTerms:  # fmt: skip
         x = torch.nn.functional.embedding(atom_types, self.type_embedding)
         x = self.invariants(self.layer(x, edges, edge_index, atom_types, self.type_embedding))
-        u = self.head(torch.cat([x, features.detach()], 1), atom_types)
+        # `.data`, not `.detach()`, which freezing a script removes: then the features would be no constants
+        u = self.head(torch.cat([x, features.data], 1), atom_types)
         return self.process(u, atom_types, batch, num_structures, False)
 
     def split(
