@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMON = ("run", "measure", "timing", "remote", "systems", "report", "test_regressions")
+COMMON = ("run", "measure", "timing", "remote", "systems", "report", "plots", "test_regressions")
 QUICK_SECONDS, SECONDS = 0.15, 1.0
 
 
@@ -32,7 +32,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"fewer cases, {QUICK_SECONDS} seconds each")
     parser.add_argument("--ours", action="store_true", help="without rivals, as for scaling with threads")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
+    parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="keep what is made (compiled models)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results there, not into --output")
+    parser.add_argument("--add", action="store_true", help="keep the file's other cases: a run in parts")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the results")
     args = parser.parse_args()
     args.names = args.names or names
@@ -71,7 +73,8 @@ def scaling(name: str, entries: list[dict]) -> str:
 def main() -> None:
     args = parse()
     command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
-    with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as temporary:
+        scratch = str((args.scratch or Path(temporary)).resolve())
         for name in args.names:
             runs = [measured(args, name, threads, scratch) for threads in args.threads]
             cases = [case for run in runs for case in run["cases"]]
@@ -80,6 +83,10 @@ def main() -> None:
             folder = re.sub(r"[^a-z0-9]+", "-", (machine["gpu"] or machine["cpu"]).lower()).strip("-")
             path = args.json or args.output / folder / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
+            if args.add and path.exists():
+                before, again = json.loads(path.read_text()), {(new["case"], new["threads"]) for new in cases}
+                kept = [old for old in before["cases"] if (old["case"], old["threads"]) not in again]
+                cases, command = kept + cases, f"{before['command']}; {command}"
             result = {"name": name, "command": command, "machine": machine, "cases": cases}
             path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -18,6 +18,19 @@ def silicon(repeat: int, jitter: float = 0.05, seed: int = 0) -> Atoms:
     return atoms
 
 
+def silicon_atoms(atoms: int) -> Atoms:
+    """That many atoms: `silicon` for 8 n^3 of them, for fewer than 64 a cluster in a large periodic box."""
+    repeat = round((atoms / 8) ** (1 / 3))
+    if atoms >= 64:
+        assert atoms == 8 * repeat**3, atoms
+        return silicon(repeat)
+    block = silicon(4)
+    from_middle = np.linalg.norm(block.positions - block.positions.mean(0), axis=1)
+    cluster = block[np.sort(np.argsort(from_middle)[:atoms])]
+    cluster.set_cell(40.0 * np.eye(3))
+    return cluster
+
+
 def tensors(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """positions [N,3], cell [1,3,3], pbc [1,3]."""
     return (

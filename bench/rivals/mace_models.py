@@ -13,7 +13,7 @@ from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
 from remote import made
 from symmetrix import Symmetrix
 from symmetrix.extract_mace_data import extract_mace_data
-from systems import moving, silicon
+from systems import moving, silicon_atoms
 
 CUTOFF = 5.0
 
@@ -53,11 +53,11 @@ def checkpoint() -> str:
     return made("mace.model", "rivals.mace_models:write_model")
 
 
-def mace_torch(repeat: int) -> Callable[[], dict]:
-    return moving(silicon(repeat), MACECalculator(checkpoint(), device="cpu", default_dtype="float32"))
+def mace_torch(atoms: int) -> Callable[[], dict]:
+    return moving(silicon_atoms(atoms), MACECalculator(checkpoint(), device="cpu", default_dtype="float32"))
 
 
-def symmetrix_xl(repeat: int) -> Callable[[], dict]:
+def symmetrix_xl(atoms: int) -> Callable[[], dict]:
     """Its default settings, the fastest of those tried; its first call ever compiles for a minute."""
     path = made("mace.json", "rivals.mace_models:write_extracted")
-    return moving(silicon(repeat), Symmetrix(path))
+    return moving(silicon_atoms(atoms), Symmetrix(path))

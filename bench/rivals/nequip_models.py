@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from models import CUTOFF, REPEAT, TYPES, potential
+from models import ATOMS, CUTOFF, TYPES, potential, result
 from nequip.integrations.ase import NequIPCalculator
 from nequip.integrations.utils import basic_transforms
 from nequip.nn.compile import DictInputOutputWrapper
@@ -12,7 +12,7 @@ from nequip.scripts._compile_utils import ASE_TARGET
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import set_global_state
 from remote import made
-from systems import moving, silicon, tensors
+from systems import moving, silicon_atoms, tensors
 
 from uqforce.deploy.nequip import to_nequip
 from uqforce.model import Potential
@@ -25,8 +25,8 @@ def same_model(ours: Potential, compile_mode: str = "eager") -> torch.nn.Module:
     return to_nequip(ours, compile_mode)
 
 
-def silicon_data(repeat: int = REPEAT) -> dict[str, torch.Tensor]:
-    positions, cell, pbc = tensors(silicon(repeat))
+def silicon_data(atoms: int = ATOMS) -> dict[str, torch.Tensor]:
+    positions, cell, pbc = tensors(silicon_atoms(atoms))
     neighbors = neighbor_list(positions, cell, pbc, CUTOFF)
     return {
         "pos": positions,
@@ -57,27 +57,27 @@ def compiled(size: str) -> torch.nn.Module:
     return DictInputOutputWrapper(package, ASE_TARGET["input"], ASE_TARGET["output"])
 
 
-def repeated(model: torch.nn.Module, repeat: int = REPEAT) -> Callable[[], dict]:
-    data = silicon_data(repeat)
+def repeated(model: torch.nn.Module, atoms: int) -> Callable[[], dict]:
+    data = silicon_data(atoms)
 
     def run() -> dict:
         out = model(data.copy())
-        return {"energy": out["total_energy"].item(), "forces": out["forces"].detach().numpy()}
+        return result(out["total_energy"], out["forces"], out["stress"])
 
     return run
 
 
 def through_ase(model: torch.nn.Module) -> Callable[[], dict]:
     transforms = basic_transforms({}, CUTOFF, TYPES, {name: name for name in TYPES})
-    return moving(silicon(REPEAT), NequIPCalculator(model.eval(), "cpu", transforms=transforms))
+    return moving(silicon_atoms(ATOMS), NequIPCalculator(model.eval(), "cpu", transforms=transforms))
 
 
-def eager(size: str) -> Callable[[], dict]:
-    return repeated(same_model(potential(size)).eval())
+def eager(size: str, atoms: int) -> Callable[[], dict]:
+    return repeated(same_model(potential(size)).eval(), atoms)
 
 
-def aoti(size: str, repeat: int = REPEAT) -> Callable[[], dict]:
-    return repeated(compiled(size), repeat)
+def aoti(size: str, atoms: int) -> Callable[[], dict]:
+    return repeated(compiled(size), atoms)
 
 
 def aoti_ase(size: str) -> Callable[[], dict]:
