@@ -1,43 +1,74 @@
-// Items grouped by an integer key on the device, in a fixed order and without a look at the values.
+// Items grouped by an integer key on the device, in a fixed order and without a look at the values: what lets
+// every sum be formed by one warp or block, and without atomics.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
+
+#include "common/cuda_layout.h"
 
 namespace uqforce {
 
-// Those of group g are order[begin[g]], ..., order[begin[g + 1] - 1], ascending. A key outside 0..groups-1
-// sets *bad, if bad is given, and counts as 0. At least one group; fewer than 2^31 items.
+// Those of group g are order[begin[g]], ..., order[begin[g + 1] - 1], ascending. Fewer than 2^31 items. The
+// work is that of a few passes where the keys ascend already, else grows with the square of the groups'
+// sizes.
 struct Groups {
-  int64_t items, groups;
-  int* begin;      // [groups + 1]
-  int* order;      // [items]
-  int* workspace;  // [items + groups]
+  int64_t items = 0, groups = 0;
+  int *begin = nullptr, *order = nullptr;  // [groups + 1], [items]
+  int *counts, *places, *unsorted;         // workspace: [groups + 1], [items], [1]
+  void* sums;
+
+  Groups() = default;
+  // At least one group.
+  Groups(Layout& layout, int64_t items, int64_t groups);
 };
 
-void group(const int64_t* keys, const Groups& result, int* bad, void* stream);
-void group(const int* keys, const Groups& result, int* bad, void* stream);
+// Groups items by their keys (null: all 0). A key outside 0..groups-1 sets *bad, if bad is given, and counts
+// as 0. With names [items] these stand in `order` in place of the items' numbers.
+void group(const int64_t* keys, const int* names, const Groups& result, int* bad, void* stream);
+void group(const int* keys, const int* names, const Groups& result, int* bad, void* stream);
 
-// Numbers of int that the edges of a graph need.
-inline int64_t edge_list_size(int64_t nodes, int64_t edges) { return 3 * edges + 2 * nodes + 2; }
-
-// Edges by centre: those of centre i are edge[begin[i]], ..., edge[begin[i + 1] - 1], ascending, and lead to
-// the neighbours beside them.
+// Edges by centre, and the neighbours beside them: edge by_centre.order[k] leads to neighbour[k].
 struct EdgeLists {
-  int64_t nodes, edges;
-  int *begin, *edge, *neighbour, *workspace;
-  int* bad;  // 1 where edge_index names a node that is none: then 0 stands for it
+  int64_t nodes = 0, edges = 0;
+  Groups by_centre;
+  int* neighbour = nullptr;
+  int* bad = nullptr;  // 1 where an edge names a node that is none: then 0 stands for it
 
-  EdgeLists(int64_t nodes, int64_t edges, int* memory)
+  EdgeLists() = default;
+  EdgeLists(Layout& layout, int64_t nodes, int64_t edges)
       : nodes(nodes),
         edges(edges),
-        begin(memory + 1),
-        edge(begin + nodes + 1),
-        neighbour(edge + edges),
-        workspace(neighbour + edges),
-        bad(memory) {}
+        by_centre(layout, edges, nodes),
+        neighbour(layout.take<int>(edges)),
+        bad(layout.take<int>(1)) {}
 };
 
-void list_edges(const int64_t* edge_index, const EdgeLists& lists, void* stream);
+void list_edges(const int64_t* centre, const int64_t* neighbour, const EdgeLists& lists, void* stream);
+
+// Edges by both ends, atoms by structure.
+struct Graph {
+  int64_t atoms = 0, edges = 0, structures = 0;
+  const int64_t *centre, *neighbour;  // [edges]
+  const int64_t* batch;               // [atoms], or null: one structure
+  EdgeLists lists;
+  Groups by_neighbour;  // of edges, in the order of their centres
+  Groups by_structure;
+  // Not 0 if an edge names an atom, or an atom a structure, that does not exist: results are NaN then, since
+  // to look at the values would make the host wait.
+  int* bad;
+
+  Graph(Layout& layout, int64_t atoms, int64_t edges, int64_t structures);
+};
+
+void make_graph(Graph& graph, const int64_t* centre, const int64_t* neighbour, const int64_t* batch,
+                void* stream);
+
+// out [structures, columns] = sums of rows [atoms, columns] over the structure's atoms. `workspace` holds
+// sum_rows_size() numbers.
+int64_t sum_rows_size(int64_t atoms, int64_t structures, int64_t columns);
+template <typename T>
+void sum_by_structure(const Graph& graph, const T* rows, int64_t columns, double* workspace, double* out,
+                      void* stream);
 
 }  // namespace uqforce

@@ -3,16 +3,43 @@
 
 #ifdef __CUDACC__
 
+#include <algorithm>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 
 namespace uqforce {
 
-int64_t sum_bytes(int64_t size) {
+namespace {
+
+template <typename T>
+size_t bytes_to_sum(int64_t size) {
   size_t bytes = 0;
-  int64_t* none = nullptr;
+  T* none = nullptr;
   check_cuda(cub::DeviceScan::ExclusiveSum(nullptr, bytes, none, none, size), "exclusive_sum");
-  return int64_t(bytes);
+  return bytes;
+}
+
+template <typename T>
+void sum(T* values, int64_t size, void* workspace, void* stream) {
+  if (size == 0) return;
+  size_t bytes = bytes_to_sum<T>(size);
+  check_cuda(cub::DeviceScan::ExclusiveSum(workspace, bytes, values, values, size,
+                                           static_cast<cudaStream_t>(stream)),
+             "exclusive_sum");
+}
+
+}  // namespace
+
+int64_t sum_bytes(int64_t size) {
+  return int64_t(std::max(bytes_to_sum<int64_t>(size), bytes_to_sum<int>(size)));
+}
+
+void exclusive_sum(int64_t* values, int64_t size, void* workspace, void* stream) {
+  sum(values, size, workspace, stream);
+}
+
+void exclusive_sum(int* values, int64_t size, void* workspace, void* stream) {
+  sum(values, size, workspace, stream);
 }
 
 int64_t sort_bytes(int64_t size) {
@@ -20,14 +47,6 @@ int64_t sort_bytes(int64_t size) {
   uint32_t* none = nullptr;
   check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, bytes, none, none, none, none, size), "sort_by_key");
   return int64_t(bytes);
-}
-
-void exclusive_sum(int64_t* values, int64_t size, void* workspace, void* stream) {
-  if (size == 0) return;
-  size_t bytes = size_t(sum_bytes(size));
-  check_cuda(cub::DeviceScan::ExclusiveSum(workspace, bytes, values, values, size,
-                                           static_cast<cudaStream_t>(stream)),
-             "exclusive_sum");
 }
 
 void sort_by_key(const uint32_t* keys, uint32_t* sorted_keys, const uint32_t* values, uint32_t* sorted_values,
@@ -54,6 +73,9 @@ int64_t sort_bytes(int64_t) { return 0; }
 
 void exclusive_sum(int64_t* values, int64_t size, void*, void*) {
   std::exclusive_scan(values, values + size, values, int64_t(0));
+}
+void exclusive_sum(int* values, int64_t size, void*, void*) {
+  std::exclusive_scan(values, values + size, values, 0);
 }
 
 void sort_by_key(const uint32_t* keys, uint32_t* sorted_keys, const uint32_t* values, uint32_t* sorted_values,

@@ -11,6 +11,7 @@ int64_t sort_bytes(int64_t size);
 
 // values[k] becomes values[0] + .. + values[k - 1].
 void exclusive_sum(int64_t* values, int64_t size, void* workspace, void* stream);
+void exclusive_sum(int* values, int64_t size, void* workspace, void* stream);
 
 // The values in the order of their keys; those with equal keys stay in order. Keys are below 2^bits.
 void sort_by_key(const uint32_t* keys, uint32_t* sorted_keys, const uint32_t* values, uint32_t* sorted_values,

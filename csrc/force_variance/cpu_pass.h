@@ -13,6 +13,7 @@
 #include <array>
 #include <vector>
 
+#include "force_variance/arrays.h"
 #include "force_variance/cpu_vector.h"
 #include "force_variance/graph.h"
 
@@ -20,19 +21,6 @@ namespace uqforce::force_variance {
 
 // Atoms owned by one thread, whose virials are summed before they are added to the structure's.
 constexpr int64_t kChunk = 4 * Graph::kBlock;
-
-template <typename T>
-struct ResultPointers {
-  T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
-};
-template <typename T>
-struct CotangentPointers {
-  const T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
-};
-template <typename T>
-struct GradientPointers {
-  T *edge_vec, *grad_energy, *grad_sigma;
-};
 
 template <typename S>
 class Pass {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "common/cuda.h"
-#include "common/cuda_graph.h"
+#include "common/cuda_groups.h"
 #include "common/cuda_layout.h"
 #include "force_variance/body.h"
 #include "force_variance/cuda.h"
@@ -73,12 +73,12 @@ __device__ void load(const Input<S>& input, int64_t row, S (&x)[3]) {
 // edge is the first of them, and behind the last.
 __device__ bool is_first_image(const Graph& graph, int64_t begin, int64_t row_begin) {
   return begin == row_begin ||
-         graph.centre[graph.by_neighbour[begin]] != graph.centre[graph.by_neighbour[begin - 1]];
+         graph.centre[graph.by_neighbour.order[begin]] != graph.centre[graph.by_neighbour.order[begin - 1]];
 }
 __device__ int64_t last_image(const Graph& graph, int64_t begin, int64_t row_end) {
-  const int64_t centre = graph.centre[graph.by_neighbour[begin]];
+  const int64_t centre = graph.centre[graph.by_neighbour.order[begin]];
   int64_t end = begin + 1;
-  while (end < row_end && graph.centre[graph.by_neighbour[end]] == centre) ++end;
+  while (end < row_end && graph.centre[graph.by_neighbour.order[end]] == centre) ++end;
   return end;
 }
 
@@ -88,7 +88,7 @@ __device__ void sum_images(const Arrays<S>& a, int64_t k, int64_t begin, int64_t
   for (int c = 0; c < 3; ++c) sum[c] = S(0);
   for (int64_t p = begin; p < end; ++p) {
     S x[3];
-    load(a.grad_sigma, k * a.graph.edges + a.graph.by_neighbour[p], x);
+    load(a.grad_sigma, k * a.graph.edges + a.graph.by_neighbour.order[p], x);
     for (int c = 0; c < 3; ++c) sum[c] += x[c];
   }
 }
@@ -102,12 +102,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
   const Graph& graph = a.graph;
   const int lane = threadIdx.x % kWarp;
   S* const shared = shared_memory<S>() + threadIdx.x / kWarp * warp_sum_size(12);
-  const int64_t begin = graph.centre_start[i] + lane, end = graph.centre_start[i + 1];
-  const int64_t others = graph.neighbour_start[i], others_end = graph.neighbour_start[i + 1];
+  const int64_t begin = graph.lists.by_centre.begin[i] + lane, end = graph.lists.by_centre.begin[i + 1];
+  const int64_t others = graph.by_neighbour.begin[i], others_end = graph.by_neighbour.begin[i + 1];
   for (int64_t k = 0; k < a.members; ++k) {
     S sum[12] = {};  // force, virial
     for (int64_t p = begin; p < end; p += kWarp) {
-      const int64_t e = graph.by_centre[p];
+      const int64_t e = graph.lists.by_centre.order[p];
       S g[3], r[3];
       load(a.grad_energy, k * graph.edges + e, g);
       load(a.edge_vec, e, r);
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
     }
     for (int64_t p = others + lane; p < others_end; p += kWarp) {
       S g[3];
-      load(a.grad_energy, k * graph.edges + graph.by_neighbour[p], g);
+      load(a.grad_energy, k * graph.edges + graph.by_neighbour.order[p], g);
       for (int c = 0; c < 3; ++c) sum[c] -= g[c];
     }
     const S total = warp_sum(sum, shared);
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
   for (int64_t k = 0; k < a.sigma_members; ++k) {
     S sum[3] = {};
     for (int64_t p = begin; p < end; p += kWarp) {
-      const int64_t e = graph.by_centre[p];
+      const int64_t e = graph.lists.by_centre.order[p];
       if (a.local && graph.neighbour[e] == i) continue;
       S x[3];
       load(a.grad_sigma, k * graph.edges + e, x);
@@ -138,9 +138,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
     for (int64_t p = others + lane; p < others_end; p += kWarp) {
       S x[3];
       if (!a.local) {
-        load(a.grad_sigma, k * graph.edges + graph.by_neighbour[p], x);
+        load(a.grad_sigma, k * graph.edges + graph.by_neighbour.order[p], x);
         for (int c = 0; c < 3; ++c) sum[c] -= x[c];
-      } else if (with_pairs && is_first_image(graph, p, others) && graph.centre[graph.by_neighbour[p]] != i) {
+      } else if (with_pairs && is_first_image(graph, p, others) &&
+                 graph.centre[graph.by_neighbour.order[p]] != i) {
         sum_images(a, k, p, last_image(graph, p, others_end), x);
         add_outer(block, a.sigma_mean(), x);
       }
@@ -164,7 +165,7 @@ __device__ void average_of(const Arrays<S>& a, const S* force, S (&average)[3]) 
 }
 
 template <typename S>
-__global__ void write_atoms(Arrays<S> a, ResultArrays<typename Types<S>::Plain> out) {
+__global__ void write_atoms(Arrays<S> a, ResultPointers<typename Types<S>::Plain> out) {
   const int64_t i = global_thread();
   if (i >= a.graph.atoms) return;
   const S *force = a.force + i * a.members * 3, *sigma = a.sigma + i * a.sigma_members * 3;
@@ -195,7 +196,7 @@ __device__ typename Types<S>::Wide mean_virial(const Arrays<S>& a, int64_t b, in
 }
 
 template <typename S>
-__global__ void write_virials(Arrays<S> a, ResultArrays<typename Types<S>::Plain> out) {
+__global__ void write_virials(Arrays<S> a, ResultPointers<typename Types<S>::Plain> out) {
   using Wide = typename Types<S>::Wide;
   const int64_t thread = global_thread(), b = thread / 9, c = thread % 9;
   if (b >= a.graph.structures) return;
@@ -211,7 +212,7 @@ __global__ void write_virials(Arrays<S> a, ResultArrays<typename Types<S>::Plain
 
 // In place: sums become their adjoints.
 template <typename S>
-__global__ void adjoin_atoms(Arrays<S> a, CotangentArrays<typename Types<S>::Plain> cotangents) {
+__global__ void adjoin_atoms(Arrays<S> a, CotangentPointers<typename Types<S>::Plain> cotangents) {
   const int64_t i = global_thread();
   if (i >= a.graph.atoms) return;
   S *force = a.force + i * a.members * 3, *sigma = a.sigma + i * a.sigma_members * 3;
@@ -237,7 +238,7 @@ __global__ void adjoin_atoms(Arrays<S> a, CotangentArrays<typename Types<S>::Pla
 }
 
 template <typename S>
-__global__ void adjoin_virials(Arrays<S> a, CotangentArrays<typename Types<S>::Plain> cotangents) {
+__global__ void adjoin_virials(Arrays<S> a, CotangentPointers<typename Types<S>::Plain> cotangents) {
   using Wide = typename Types<S>::Wide;
   const int64_t thread = global_thread(), b = thread / 9, c = thread % 9;
   if (b >= a.graph.structures) return;
@@ -265,7 +266,7 @@ __device__ void store_rows(T* staged, const T (&row)[3], int64_t first, int64_t 
 // A thread for each edge: the gradients of edge_vec and grad_energy, and of grad_sigma unless it is local.
 template <typename S>
 __global__ void __launch_bounds__(kThreads)
-    distribute(Arrays<S> a, GradientArrays<typename Types<S>::Plain> out) {
+    distribute(Arrays<S> a, GradientPointers<typename Types<S>::Plain> out) {
   using T = typename Types<S>::Plain;
   const Graph& graph = a.graph;
   const int64_t e = global_thread(), first = e / kWarp * kWarp, edges = graph.edges;
@@ -320,10 +321,10 @@ __global__ void __launch_bounds__(kThreads, 4)
   const Graph& graph = a.graph;
   const int64_t j = global_thread() / kWarp, edges = graph.edges;
   if (j >= graph.atoms) return;
-  const int64_t row_begin = graph.neighbour_start[j], row_end = graph.neighbour_start[j + 1];
+  const int64_t row_begin = graph.by_neighbour.begin[j], row_end = graph.by_neighbour.begin[j + 1];
   for (int64_t p = row_begin + threadIdx.x % kWarp; p < row_end; p += kWarp) {
     if (!is_first_image(graph, p, row_begin)) continue;
-    const int64_t i = graph.centre[graph.by_neighbour[p]], end = last_image(graph, p, row_end);
+    const int64_t i = graph.centre[graph.by_neighbour.order[p]], end = last_image(graph, p, row_end);
     for (int64_t k = 0; k < a.sigma_members; ++k) {
       S adjoint[3] = {};
       if (i != j && !*graph.bad) {
@@ -334,7 +335,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       }
       for (int64_t q = p; q < end; ++q) {
         for (int c = 0; c < 3; ++c) {
-          out[3 * (k * edges + graph.by_neighbour[q]) + c] = a.checked(adjoint[c]);
+          out[3 * (k * edges + graph.by_neighbour.order[q]) + c] = a.checked(adjoint[c]);
         }
       }
     }
@@ -345,15 +346,14 @@ __global__ void __launch_bounds__(kThreads, 4)
 template <typename S>
 struct Workspace {
   using T = typename Types<S>::Plain;
-  void* graph;
-  Arrays<S> arrays{};
+  Layout layout;
+  Arrays<S> arrays;
   double* chunks;
   int64_t columns, bytes;  // numbers of a row of virials
 
-  Workspace(const Problem<T>& p, void* memory) {
-    Layout layout(memory);
+  Workspace(const Problem<T>& p, void* memory)
+      : layout(memory), arrays{Graph(layout, p.atoms, p.edges, p.structures)} {
     columns = 9 * p.members * Types<S>::numbers;
-    graph = layout.take<char>(graph_bytes(p.atoms, p.edges, p.structures));
     arrays.edge_vec = {p.edge_vec, p.u_edge_vec};
     arrays.grad_energy = {p.grad_energy, p.u_grad_energy};
     arrays.grad_sigma = {p.grad_sigma, p.u_grad_sigma};
@@ -373,14 +373,14 @@ struct Workspace {
 
 template <typename S>
 void evaluate_as(const Problem<typename Types<S>::Plain>& p,
-                 const ResultArrays<typename Types<S>::Plain>& results,
-                 const CotangentArrays<typename Types<S>::Plain>& cotangents,
-                 const GradientArrays<typename Types<S>::Plain>& gradients, void* workspace, void* stream) {
+                 const ResultPointers<typename Types<S>::Plain>& results,
+                 const CotangentPointers<typename Types<S>::Plain>& cotangents,
+                 const GradientPointers<typename Types<S>::Plain>& gradients, void* workspace, void* stream) {
   using T = typename Types<S>::Plain;
   const char* name = "force_variance";
   Workspace<S> w(p, workspace);
   Arrays<S>& a = w.arrays;
-  a.graph = make_graph(w.graph, p.centre, p.neighbour, p.batch, p.atoms, p.edges, p.structures, stream);
+  make_graph(a.graph, p.centre, p.neighbour, p.batch, stream);
 
   launch(name, collect<S>, blocks_of(p.atoms * kWarp), kThreads,
          kThreads / kWarp * warp_sum_size(12) * sizeof(S), stream, a, p.results);
@@ -408,16 +408,17 @@ int64_t workspace_bytes(const Problem<T>& problem) {
 }
 
 template <typename T>
-void evaluate(const Problem<T>& problem, const ResultArrays<T>& results, const CotangentArrays<T>& cotangents,
-              const GradientArrays<T>& gradients, void* workspace, void* stream) {
+void evaluate(const Problem<T>& problem, const ResultPointers<T>& results,
+              const CotangentPointers<T>& cotangents, const GradientPointers<T>& gradients, void* workspace,
+              void* stream) {
   !problem.directional ? evaluate_as<T>(problem, results, cotangents, gradients, workspace, stream)
                        : evaluate_as<Dual<T>>(problem, results, cotangents, gradients, workspace, stream);
 }
 
-#define UQFORCE_INSTANTIATE(T)                                                                 \
-  template int64_t workspace_bytes(const Problem<T>&);                                         \
-  template void evaluate(const Problem<T>&, const ResultArrays<T>&, const CotangentArrays<T>&, \
-                         const GradientArrays<T>&, void*, void*);
+#define UQFORCE_INSTANTIATE(T)                                                                     \
+  template int64_t workspace_bytes(const Problem<T>&);                                             \
+  template void evaluate(const Problem<T>&, const ResultPointers<T>&, const CotangentPointers<T>&, \
+                         const GradientPointers<T>&, void*, void*);
 UQFORCE_INSTANTIATE(float)
 UQFORCE_INSTANTIATE(double)
 

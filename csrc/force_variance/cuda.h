@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "force_variance/arrays.h"
+
 namespace uqforce::force_variance {
 
 template <typename T>
@@ -18,24 +20,12 @@ struct Problem {
 };
 
 template <typename T>
-struct ResultArrays {
-  T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
-};
-template <typename T>
-struct CotangentArrays {
-  const T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
-};
-template <typename T>
-struct GradientArrays {
-  T *edge_vec, *grad_energy, *grad_sigma;
-};
-
-template <typename T>
 int64_t workspace_bytes(const Problem<T>& problem);
 
 // An edge or an atom that names what does not exist makes all results NaN.
 template <typename T>
-void evaluate(const Problem<T>& problem, const ResultArrays<T>& results, const CotangentArrays<T>& cotangents,
-              const GradientArrays<T>& gradients, void* workspace, void* stream);
+void evaluate(const Problem<T>& problem, const ResultPointers<T>& results,
+              const CotangentPointers<T>& cotangents, const GradientPointers<T>& gradients, void* workspace,
+              void* stream);
 
 }  // namespace uqforce::force_variance

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "common/cuda.h"
-#include "common/cuda_graph.h"
+#include "common/cuda_groups.h"
 #include "common/cuda_layout.h"
 #include "neighbor_list/cuda.h"
 #include "neighbor_list/cuda_edge.h"
@@ -33,16 +33,17 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= graph.atoms) return;
   const int lane = threadIdx.x % kWarp;
   T sums[12] = {};  // position, cell
-  for (int64_t k = graph.centre_start[i] + lane; k < graph.centre_start[i + 1]; k += kWarp) {
-    const int64_t e = graph.by_centre[k];
+  const Groups &by_centre = graph.lists.by_centre, &by_neighbour = graph.by_neighbour;
+  for (int k = by_centre.begin[i] + lane; k < by_centre.begin[i + 1]; k += kWarp) {
+    const int64_t e = by_centre.order[k];
     for (int c = 0; c < 3; ++c) {
       const T g = grad[3 * e + c];
       sums[c] -= g;
       for (int row = 0; row < 3; ++row) sums[3 + 3 * row + c] += T(shift[3 * e + row]) * g;
     }
   }
-  for (int64_t k = graph.neighbour_start[i] + lane; k < graph.neighbour_start[i + 1]; k += kWarp) {
-    const int64_t e = graph.by_neighbour[k];
+  for (int k = by_neighbour.begin[i] + lane; k < by_neighbour.begin[i + 1]; k += kWarp) {
+    const int64_t e = by_neighbour.order[k];
     for (int c = 0; c < 3; ++c) sums[c] += grad[3 * e + c];
   }
   const T sum = warp_sum(sums, shared_memory<T>() + threadIdx.x / kWarp * warp_sum_size(12));
@@ -59,14 +60,14 @@ __global__ void store_cells(Graph graph, const double* sums, T* grad_cell) {
 // Workspace of the gradient.
 template <typename T>
 struct Workspace {
-  void* graph;
+  Layout layout;
+  Graph graph;
   T* cells;
   double *chunks, *sums;
   int64_t bytes;
 
-  Workspace(void* memory, int64_t atoms, int64_t structures, int64_t edges) {
-    Layout layout(memory);
-    graph = layout.take<char>(graph_bytes(atoms, edges, structures));
+  Workspace(void* memory, int64_t atoms, int64_t structures, int64_t edges)
+      : layout(memory), graph(layout, atoms, edges, structures) {
     cells = layout.take<T>(9 * atoms);
     chunks = layout.take<double>(sum_rows_size(atoms, structures, 9));
     sums = layout.take<double>(9 * structures);
@@ -89,9 +90,9 @@ int64_t backward_bytes(int64_t atoms, int64_t structures, int64_t edges) {
 template <typename T>
 void edge_vectors_backward(const EdgeVectors<T>& edges, const T* grad, T* grad_positions, T* grad_cell,
                            void* workspace, void* stream) {
-  const Workspace<T> w(workspace, edges.atoms, edges.structures, edges.edges);
-  const Graph graph = make_graph(w.graph, edges.centre, edges.neighbor, edges.batch, edges.atoms, edges.edges,
-                                 edges.structures, stream);
+  Workspace<T> w(workspace, edges.atoms, edges.structures, edges.edges);
+  const Graph& graph = w.graph;
+  make_graph(w.graph, edges.centre, edges.neighbor, edges.batch, stream);
   launch("edge_vectors_backward", sum_to_atoms<T>, blocks_of(edges.atoms * kWarp), kThreads,
          kThreads / kWarp * warp_sum_size(12) * sizeof(T), stream, graph, edges.shift, grad, grad_positions,
          w.cells);

@@ -25,9 +25,17 @@ struct CudaCall {
   int num_types, l_max, intervals;
   const T* linear;  // for the derivative transposed
   int64_t dim_out;
-  T* out;              // [nodes, dim_out], added to
-  const T* cotangent;  // [nodes, dim_out]
+  T* out;  // [nodes, dim_out], added to
+  // Of the derivative: cotangents [cotangents, nodes, dim_out]; conv.rows and conv.partial are those of the
+  // first, and so many numbers further on those of the next.
+  int cotangents;
+  const T* cotangent;
+  int64_t rows_stride, partial_stride;
 };
+
+// Cotangents that one launch of vjp() takes at most: their gradients stand in shared memory.
+template <typename T>
+int most_cotangents(int64_t sh_dim);
 
 template <typename T>
 void value(const CudaCall<T>& call, const CudaUnit& unit, void* stream);

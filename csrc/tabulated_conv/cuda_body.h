@@ -1,6 +1,6 @@
-// What value and derivative share: a block of threads has kNodes nodes; its warps walk their edges for one
+// What value and derivative share: a block of threads has some nodes; its warps walk their edges for one
 // unit, 32 edges at a time: each lane makes the spherical harmonics and splines of one of them first, for all
-// lanes to read. The convolution's rows stay in shared memory, [row, channel, node].
+// lanes to read. The convolution's rows stay in shared memory.
 #pragma once
 
 #include "tabulated_conv/cuda.h"
@@ -13,7 +13,9 @@ using conv::each_slot;
 using conv::Terms;
 using conv::Walk;
 
-constexpr int kNodes = 8, kBlockWarps = 4, kSplineTerms = 6;
+constexpr int kColumns =
+    8;  // rows of the linear map's input that a block has: of nodes, or of their cotangents
+constexpr int kBlockWarps = 4, kSplineTerms = 6;
 template <typename T>
 constexpr int kC = conv::kForwardChannels<T> / kWarp;
 
@@ -29,16 +31,19 @@ template <typename T>
 struct Fields {
   T* memory;
   int sh_dim;
+  int cotangent = 0;
 
-  __host__ __device__ static int count(int sh_dim, bool derivative) {
-    return 1 + sh_dim + kSplineTerms + (derivative ? kSplineTerms + sh_dim + 1 : 0);
+  __host__ __device__ static int count(int sh_dim, int cotangents) {
+    return 1 + sh_dim + kSplineTerms + (cotangents > 0 ? kSplineTerms + cotangents * (sh_dim + 1) : 0);
   }
   __device__ T& interval(int edge) const { return memory[edge]; }  // -1: beyond the cutoff
   __device__ T& sh(int c, int edge) const { return memory[(1 + c) * kWarp + edge]; }
   __device__ T& value(int k, int edge) const { return sh(sh_dim + k, edge); }
   __device__ T& slope(int k, int edge) const { return value(kSplineTerms + k, edge); }
-  // Gradients of the spherical harmonics, and of the length.
-  __device__ T& gradient(int c, int edge) const { return slope(kSplineTerms + c, edge); }
+  // Of the cotangent, gradients of the spherical harmonics, and of the length.
+  __device__ T& gradient(int c, int edge) const {
+    return slope(kSplineTerms + cotangent * (sh_dim + 1) + c, edge);
+  }
 };
 
 template <int l, typename T>
@@ -86,7 +91,7 @@ struct Geometry {
   T direction[3], inverse_length;
 
   __device__ void embed(const CudaCall<T>& call, int64_t centre, int neighbour, int edge,
-                        const Fields<T>& fields, bool derivative, int lane) {
+                        const Fields<T>& fields, int lane) {
     const int64_t a = call.types[centre], b = call.types[neighbour];
     const bool known = min(a, b) >= 0 && max(a, b) < call.num_types;
     const T inverse_cutoff =
@@ -131,9 +136,9 @@ struct Geometry {
 #pragma unroll
     for (int j = 0; j < kSplineTerms; ++j) {
       fields.value(j, lane) = envelope * value[j];
-      if (derivative) fields.slope(j, lane) = denvelope * value[j] + dt * slope[j];
+      if (call.cotangents > 0) fields.slope(j, lane) = denvelope * value[j] + dt * slope[j];
     }
-    for (int c = 0; derivative && c <= fields.sh_dim; ++c) fields.gradient(c, lane) = 0;
+    for (int c = 0; c < call.cotangents * (fields.sh_dim + 1); ++c) fields.gradient(c, lane) = 0;
   }
 
   // From the gradients in `fields`.
@@ -157,12 +162,12 @@ struct Geometry {
 // after them, in all lanes that have one, last(place, edge, geometry).
 template <typename T, int kC, class Edge, class Last>
 __device__ void for_edges(const CudaCall<T>& call, const Walk<T, kC>& walk, const Fields<T>& fields,
-                          bool derivative, const Edge& edge, const Last& last) {
+                          const Edge& edge, const Last& last) {
   for (int start = walk.from; start < walk.to; start += kWarp) {
     const int count = min(kWarp, walk.to - start), mine = start + min(walk.lane, count - 1);
     const int my_edge = call.conv.edge[mine], my_neighbour = call.conv.neighbour[mine];
     Geometry<T> geometry;
-    geometry.embed(call, walk.centre, my_neighbour, my_edge, fields, derivative, walk.lane);
+    geometry.embed(call, walk.centre, my_neighbour, my_edge, fields, walk.lane);
     __syncwarp();
     for (int k = 0; k < count; ++k) {
       edge(k, start + k, __shfl_sync(kAll, my_neighbour, k), int(fields.interval(k)));
@@ -173,23 +178,34 @@ __device__ void for_edges(const CudaCall<T>& call, const Walk<T, kC>& walk, cons
   }
 }
 
-// Weights of an edge, or their slopes.
-template <typename T, int kC>
+// Weights of an edge for coupling k and, for the derivative, their slopes: from one reading of the table.
+template <typename T, int kC, class Sums>
 __device__ void rebuild(const CudaCall<T>& call, const CudaUnit& unit, const Walk<T, kC>& walk, int k,
-                        int interval, const T (&terms)[kSplineTerms], T (&w)[kC]) {
+                        int interval, const Sums& add) {
   const T* const p = call.table + unit.path[k].table + int64_t(interval) * unit.mul;
 #pragma unroll
   for (int c = 0; c < kC; ++c) {
-    w[c] = 0;
 #pragma unroll
-    for (int j = 0; j < kSplineTerms; ++j) w[c] += terms[j] * __ldg(p + j * unit.mul + walk.channel[c]);
+    for (int j = 0; j < kSplineTerms; ++j) add(c, j, __ldg(p + j * unit.mul + walk.channel[c]));
   }
 }
 
 template <typename T, class F>
-size_t shared_bytes(const CudaCall<T>& call, bool derivative) {
-  const int fields = Fields<T>::count(int(call.conv.sh_dim), derivative);
-  return sizeof(T) * (kBlockWarps * fields * kWarp + F::rows_before(F::size) * kWarp * kC<T> * kNodes);
+int64_t shared_bytes(int64_t sh_dim, int cotangents) {
+  const int fields = Fields<T>::count(int(sh_dim), cotangents);
+  return int64_t(sizeof(T)) *
+         (kBlockWarps * fields * kWarp + F::rows_before(F::size) * kWarp * kC<T> * kColumns);
+}
+
+template <typename T, class KernelOf>
+void launch_nodes(const char* name, const KernelOf& kernel_of, int nodes, const CudaCall<T>& call,
+                  const CudaUnit& unit, void* stream) {
+  const int64_t shared = conv::of_family(
+      unit.family,
+      [&](auto family) { return shared_bytes<T, decltype(family)>(call.conv.sh_dim, call.cotangents); },
+      conv::Families{});
+  launch(name, conv::of_family(unit.family, kernel_of, conv::Families{}), blocks_of(call.conv.nodes, nodes),
+         kBlockWarps * kWarp, size_t(shared), stream, call, unit);
 }
 
 }  // namespace

@@ -12,18 +12,13 @@
 
 #include "tabulated_conv/cuda.h"
 #include "tabulated_conv/op.h"
+#include "tensor_product_conv/cuda_edges.h"
 #include "tensor_product_conv/cuda_plan.h"
 
 namespace uqforce::tabulated {
 namespace {
 
 using at::Tensor;
-
-#ifdef UQFORCE_EMULATION
-constexpr int64_t kWorkspace = int64_t(1) << 15;  // small, so that the tests have several passes
-#else
-constexpr int64_t kWorkspace = int64_t(1) << 29;  // bytes
-#endif
 
 // The block of the linear map that takes a path's columns; null where none does.
 const ColumnBlock* block_of(const BlockSpec& map, const ConvPath& path) {
@@ -70,28 +65,25 @@ std::vector<CudaUnit> units_of(const TabulatedConv& conv, const conv::CudaPlan& 
 
 // What value and derivative have in common, in memory of torch.
 struct Inputs {
-  Tensor x, edge_vec, index, types, cutoffs, table, linear, memory;
-  EdgeLists lists;
+  Tensor x, edge_vec, types, cutoffs, table, linear;
+  conv::Edges edges;
 
-  Inputs(const TabulatedConv& conv, void* stream)
+  Inputs(const TabulatedConv& conv, bool wants_neighbours, void* stream)
       : x(conv.x.contiguous()),
         edge_vec(conv.edge_vec.contiguous()),
-        index(conv.edge_index.contiguous()),
         types(conv.atom_types.contiguous()),
         cutoffs(conv.cutoffs.contiguous()),
         table(conv.table.contiguous()),
         linear(conv.linear.contiguous()),
-        memory(at::empty({edge_list_size(x.size(0), index.size(1))}, index.options().dtype(at::kInt))),
-        lists(x.size(0), index.size(1), memory.mutable_data_ptr<int>()) {
-    list_edges(index.const_data_ptr<int64_t>(), lists, stream);
-  }
+        edges(conv.edge_index, x.size(0), wants_neighbours, stream) {}
 
   template <typename T>
   CudaCall<T> call(const TabulatedConv& conv) const {
+    const EdgeLists& lists = edges.lists;
     CudaCall<T> call{};
     call.conv.dim_in = conv.conv.dim_in, call.conv.dim_out = conv.conv.dim_out;
     call.conv.sh_dim = conv.conv.sh_dim, call.conv.nodes = lists.nodes, call.conv.last = int(lists.edges);
-    call.conv.begin = lists.begin, call.conv.edge = lists.edge;
+    call.conv.begin = lists.by_centre.begin, call.conv.edge = lists.by_centre.order;
     call.conv.neighbour = lists.neighbour, call.conv.bad = lists.bad;
     call.conv.x = x.const_data_ptr<T>();
     call.edge_vec = edge_vec.const_data_ptr<T>(), call.cutoffs = cutoffs.const_data_ptr<T>();
@@ -103,14 +95,11 @@ struct Inputs {
   }
 };
 
-void check_sizes(const TabulatedConv& conv) {
-  TORCH_CHECK_INDEX(conv.x.size(0) > 0 || conv.edge_index.size(1) == 0, "edge_index has ",
-                    conv.edge_index.size(1), " edges but x has no nodes");
-  constexpr int64_t most = std::numeric_limits<int>::max() / 4;
-  TORCH_CHECK_VALUE(conv.x.size(0) < most && conv.edge_index.size(1) < most, "at most ", most - 1,
-                    " nodes and edges on CUDA, got ", conv.x.size(0), " and ", conv.edge_index.size(1));
-  TORCH_CHECK_VALUE(std::max(conv.map.weight_numel, conv.map.dim_out) < most,
+// Returns whether there are nodes.
+bool check_sizes(const TabulatedConv& conv) {
+  TORCH_CHECK_VALUE(std::max(conv.map.weight_numel, conv.map.dim_out) < std::numeric_limits<int>::max() / 4,
                     "linear_spec has more than 2^29 columns or weights");
+  return conv::check_sizes(conv.x, conv.edge_index);
 }
 
 Tensor value_cuda(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_index, const Tensor& atom_types,
@@ -118,12 +107,12 @@ Tensor value_cuda(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_in
                   at::IntArrayRef linear_spec) {
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear, conv_spec,
                            linear_spec);
-  check_sizes(conv);
+  const bool any = check_sizes(conv);
   const c10::DeviceGuard guard(x.device());
   const Tensor out = at::zeros({x.size(0), conv.map.dim_out}, x.options());
-  if (x.size(0) == 0) return out;
+  if (!any) return out;
   void* const stream = current_stream(x.device());
-  const Inputs inputs(conv, stream);
+  const Inputs inputs(conv, false, stream);
   const auto with_type = [&]<typename T>(T) {
     CudaCall<T> call = inputs.call<T>(conv);
     call.out = out.mutable_data_ptr<T>();
@@ -134,25 +123,32 @@ Tensor value_cuda(const Tensor& x, const Tensor& edge_vec, const Tensor& edge_in
   return out;
 }
 
-// One cotangent: dx [N, dim_in] or null, dvec [E, 3], in passes of as many edges as the workspace holds.
+// As many cotangents as a launch takes: dx [cotangents, N, dim_in] or null, dvec [cotangents, E, 3], in
+// passes of as many edges as the workspace holds.
 template <typename T>
 void run_vjp(CudaCall<T> call, const std::vector<CudaUnit>& units, const conv::CudaPlan& plan,
-             const Tensor& workspace, int64_t step, int64_t edges, const Groups& by_neighbour, T* dx, T* dvec,
-             void* stream) {
-  const int64_t rows = dx ? step * call.conv.dim_in : 0;
+             const conv::Edges& lists, const Tensor& x, T* dx, T* dvec, void* stream) {
+  const int64_t edges = call.conv.last, row = dx ? call.conv.dim_in : 0, partial = 3 * plan.degrees.count;
+  const int64_t step = lists.of_a_pass(call.cotangents * (row + partial) * int64_t(sizeof(T)));
+  const Tensor left = at::empty({call.cotangents * step * (row + partial)}, x.options());
+  T* const rows = dx ? left.mutable_data_ptr<T>() : nullptr;
+  T* const partials = left.mutable_data_ptr<T>() + call.cotangents * step * row;
+  call.rows_stride = step * row, call.partial_stride = step * partial;
   conv::CudaDegrees degrees{};
   degrees.count = plan.degrees.count;
   std::fill_n(degrees.of, degrees.count, uint8_t(0xff));  // of 3 columns in place of spherical harmonics
-  call.conv.rows = dx ? workspace.mutable_data_ptr<T>() : nullptr;
-  call.conv.partial = workspace.mutable_data_ptr<T>() + rows;
   for (int64_t first = 0; first == 0 || first < edges; first += step) {
     call.conv.first = int(first), call.conv.last = int(std::min(first + step, edges));
-    if (dx && plan.zero_rows) workspace.slice(0, 0, rows).zero_();
+    call.conv.rows = rows, call.conv.partial = partials;
+    if (dx && plan.zero_rows) left.slice(0, 0, call.cotangents * call.rows_stride).zero_();
     for (const CudaUnit& unit : units) vjp<T>(call, unit, stream);
-    if (dx) conv::add_rows(call.conv, by_neighbour, dx, stream);
-    conv::CudaCall<T> vectors = call.conv;
-    vectors.sh_dim = 3;
-    conv::add_partial(vectors, degrees, dvec, stream);
+    conv::CudaCall<T> sums = call.conv;
+    sums.sh_dim = 3;
+    for (int k = 0; k < call.cotangents; ++k) {
+      sums.rows = rows + k * call.rows_stride, sums.partial = partials + k * call.partial_stride;
+      if (dx) conv::add_rows(sums, lists.by_neighbour, dx + k * call.conv.nodes * call.conv.dim_in, stream);
+      conv::add_partial(sums, degrees, dvec + k * edges * 3, stream);
+    }
   }
 }
 
@@ -163,37 +159,26 @@ std::tuple<Tensor, Tensor> vjp_cuda(const Tensor& cotangents, const Tensor& x, c
   const TabulatedConv conv(x, edge_vec, edge_index, atom_types, cutoffs, table, linear_transposed, conv_spec,
                            linear_spec);
   conv.check_cotangents(cotangents);
-  check_sizes(conv);
+  const bool any = check_sizes(conv);
   const c10::DeviceGuard guard(x.device());
   const int64_t K = cotangents.size(0), nodes = x.size(0), edges = edge_vec.size(0);
   const Tensor dx = at::empty({needs_x ? K : 0, nodes, x.size(1)}, x.options()),
                dvec = at::empty({K, edges, 3}, x.options());
-  if (K == 0 || nodes == 0) return {dx, dvec};
+  if (K == 0 || !any) return {dx, dvec};
   void* const stream = current_stream(x.device());
-  const Inputs inputs(conv, stream);
+  const Inputs inputs(conv, needs_x, stream);
   const Tensor given = cotangents.contiguous();
-  Tensor memory;
-  Groups by_neighbour{};
-  if (needs_x) {
-    memory = at::empty({2 * edges + 2 * nodes + 1}, inputs.memory.options());
-    int* const p = memory.mutable_data_ptr<int>();
-    by_neighbour = {edges, nodes, p, p + nodes + 1, p + nodes + 1 + edges};
-    group(inputs.lists.neighbour, by_neighbour, nullptr, stream);
-  }
   const auto with_type = [&]<typename T>(T) {
     CudaCall<T> call = inputs.call<T>(conv);
     const auto& plan = conv::CudaPlan::of(conv.conv, conv::kForwardChannels<T>);
     const std::vector<CudaUnit> units = units_of(conv, plan, true);
-    const int64_t row = (needs_x ? conv.conv.dim_in : 0) + 3 * plan.degrees.count;
-    const int64_t most = std::max<int64_t>(kWorkspace / std::max<int64_t>(row * sizeof(T), 1), 1);
-    const int64_t passes = std::max<int64_t>((edges + most - 1) / most, 1);
-    const int64_t step = std::max<int64_t>((edges + passes - 1) / passes, 1);
-    const Tensor workspace = at::empty({step * row}, x.options());
-    for (int64_t k = 0; k < K; ++k) {
+    const int at_once = most_cotangents<T>(conv.conv.sh_dim);
+    for (int64_t k = 0; k < K; k += at_once) {
+      call.cotangents = int(std::min<int64_t>(at_once, K - k));
       call.cotangent = given.const_data_ptr<T>() + k * nodes * conv.map.dim_out;
       T* const to_x = needs_x ? dx.mutable_data_ptr<T>() + k * nodes * conv.conv.dim_in : nullptr;
-      run_vjp<T>(call, units, plan, workspace, step, edges, by_neighbour, to_x,
-                 dvec.mutable_data_ptr<T>() + k * edges * 3, stream);
+      run_vjp<T>(call, units, plan, inputs.edges, x, to_x, dvec.mutable_data_ptr<T>() + k * edges * 3,
+                 stream);
     }
   };
   x.scalar_type() == at::kFloat ? with_type(float{}) : with_type(double{});

@@ -8,12 +8,12 @@ template <typename T, class F>
 __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 4 : 3)
     value_kernel(const __grid_constant__ CudaCall<T> call, const __grid_constant__ CudaUnit unit) {
   constexpr int n = kC<T>, width = n * kWarp, all = F::rows_before(F::size);
-  const int warp = threadIdx.x / kWarp, fields_size = Fields<T>::count(int(call.conv.sh_dim), false) * kWarp;
+  const int warp = threadIdx.x / kWarp, fields_size = Fields<T>::count(int(call.conv.sh_dim), 0) * kWarp;
   T* const memory = shared_memory<T>();
   T* const rows = memory + kBlockWarps * fields_size;
   const Fields<T> fields{memory + warp * fields_size, int(call.conv.sh_dim)};
-  const int64_t first = int64_t(blockIdx.x) * kNodes;
-  for (int node = warp; node < kNodes && first + node < call.conv.nodes; node += kBlockWarps) {
+  const int64_t first = int64_t(blockIdx.x) * kColumns;
+  for (int node = warp; node < kColumns && first + node < call.conv.nodes; node += kBlockWarps) {
     const Walk<T, n> walk(call.conv, unit.conv, first + node);
     T sum[all][n];
 #pragma unroll
@@ -29,33 +29,23 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 4 : 3)
       for (int j = 0; j < kSplineTerms; ++j) terms[j] = fields.value(j, k);
       each_slot<F>([&](auto slot) {
         using S = decltype(slot);
-        using Table = Terms<T, S::l1, S::l2, S::l3>;
-        static constexpr auto t = Table::make();
         if (!walk.has(S::k)) return;
-        T w[n], xw[n], Y[2 * S::l2 + 1], m = 0;
-        rebuild(call, unit, walk, S::k, interval, terms, w);
+        T w[n] = {}, Y[2 * S::l2 + 1];
+        rebuild(call, unit, walk, S::k, interval, [&](int c, int j, T t) { w[c] += terms[j] * t; });
 #pragma unroll
         for (int i = 0; i <= 2 * S::l2; ++i) Y[i] = fields.sh(S::l2 * S::l2 + i, k);
-#pragma unroll
-        for (int i = 0; i < Table::size; ++i) {
-          m = t.first[i] ? t.value[i] * Y[t.m2[i]] : m + t.value[i] * Y[t.m2[i]];
-#pragma unroll
-          for (int c = 0; c < n; ++c) {
-            if (t.first_m1[i]) xw[c] = x[t.m1[i]][c] * w[c];
-            if (t.last[i]) sum[S::row + t.m3[i]][c] += xw[c] * m;
-          }
-        }
+        conv::couple<S>(Y, w, x, sum + S::row);
       });
     };
-    for_edges(call, walk, fields, false, edge, [](int, int, const Geometry<T>&) {});
+    for_edges(call, walk, fields, edge, [](int, int, const Geometry<T>&) {});
 #pragma unroll
     for (int row = 0; row < all; ++row) {
 #pragma unroll
-      for (int c = 0; c < n; ++c) rows[(row * width + walk.lane + kWarp * c) * kNodes + node] = sum[row][c];
+      for (int c = 0; c < n; ++c) rows[(row * width + walk.lane + kWarp * c) * kColumns + node] = sum[row][c];
     }
   }
   __syncthreads();
-  const int nodes = int(min(int64_t(kNodes), call.conv.nodes - first));
+  const int nodes = int(min(int64_t(kColumns), call.conv.nodes - first));
   each_slot<F>([&](auto slot) {
     using S = decltype(slot);
     const CudaUnit::Path path = unit.path[S::k];
@@ -64,34 +54,28 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 4 : 3)
     for (int k = threadIdx.x; k < (2 * S::l3 + 1) * path.mul_out; k += blockDim.x) {
       const int m = k / path.mul_out, v = k % path.mul_out;
       const T *const weight = call.linear + path.weight + v, *const row =
-                                                                 rows + (S::row + m) * width * kNodes;
-      T sum[kNodes] = {};
+                                                                 rows + (S::row + m) * width * kColumns;
+      T sum[kColumns] = {};
       for (int u = 0; u < unit.conv.channels; ++u) {
         const T w = __ldg(weight + int64_t(u) * path.mul_out);
 #pragma unroll
-        for (int node = 0; node < kNodes; ++node) sum[node] += w * row[u * kNodes + node];
+        for (int node = 0; node < kColumns; ++node) sum[node] += w * row[u * kColumns + node];
       }
 #pragma unroll
-      for (int node = 0; node < kNodes; ++node) {
+      for (int node = 0; node < kColumns; ++node) {
         if (node < nodes) call.out[(first + node) * call.dim_out + path.out + k] += sum[node];
       }
     }
   });
 }
 
-template <typename T, class... F>
-void launch_family(const CudaCall<T>& call, const CudaUnit& unit, void* stream, conv::FamilyList<F...>) {
-  constexpr void (*kernels[])(CudaCall<T>, CudaUnit) = {&value_kernel<T, F>...};
-  const size_t bytes[] = {shared_bytes<T, F>(call, false)...};
-  launch("tabulated_conv", kernels[unit.family], (call.conv.nodes + kNodes - 1) / kNodes, kBlockWarps * kWarp,
-         bytes[unit.family], stream, call, unit);
-}
-
 }  // namespace
 
 template <typename T>
 void value(const CudaCall<T>& call, const CudaUnit& unit, void* stream) {
-  launch_family(call, unit, stream, conv::Families{});
+  launch_nodes<T>(
+      "tabulated_conv", [](auto family) { return &value_kernel<T, decltype(family)>; }, kColumns, call, unit,
+      stream);
 }
 
 template void value(const CudaCall<float>&, const CudaUnit&, void*);

@@ -1,48 +1,56 @@
-// The derivative for one cotangent: through the transposed linear map to the convolution's rows, then as in
-// tensor_product_conv, but for the weights, whose gradient meets their slopes at once.
+// The derivative for some cotangents at once: through the transposed linear map to the convolution's rows,
+// which stay in shared memory, then as in tensor_product_conv, but for the weights, whose gradient meets
+// their slopes at once. Weights and slopes are rebuilt once for all cotangents. A block has kColumns pairs of
+// a node and a cotangent; where that leaves fewer nodes than warps, they share a node's edges.
 #include "tabulated_conv/cuda_body.h"
 
 namespace uqforce::tabulated {
 namespace {
+
+constexpr int kMostCotangents = 4;
 
 template <typename T, class F>
 __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
     vjp_kernel(const __grid_constant__ CudaCall<T> call, const __grid_constant__ CudaUnit unit) {
   constexpr int n = kC<T>, width = n * kWarp, all = F::rows_before(F::size);
   const conv::CudaCall<T>& graph = call.conv;
-  const int warp = threadIdx.x / kWarp, fields_size = Fields<T>::count(int(graph.sh_dim), true) * kWarp;
+  const int warp = threadIdx.x / kWarp, cotangents = call.cotangents, nodes = kColumns / cotangents;
+  const int fields_size = Fields<T>::count(int(graph.sh_dim), cotangents) * kWarp;
   T* const memory = shared_memory<T>();
-  T* const rows = memory + kBlockWarps * fields_size;
+  T* const rows = memory + kBlockWarps * fields_size;  // [column, row, channel]
   const Fields<T> fields{memory + warp * fields_size, int(graph.sh_dim)};
-  const int64_t first = int64_t(blockIdx.x) * kNodes;
-  const int nodes = int(min(int64_t(kNodes), graph.nodes - first));
-  if (graph.begin[first] >= graph.last || graph.begin[first + nodes] <= graph.first) return;
+  const int64_t first = int64_t(blockIdx.x) * nodes;
+  const int count = int(min(int64_t(nodes), graph.nodes - first)), columns = count * cotangents;
+  if (graph.begin[first] >= graph.last || graph.begin[first + count] <= graph.first) return;
+  const T poison = *graph.bad ? std::numeric_limits<T>::quiet_NaN() : T(0);
   each_slot<F>([&](auto slot) {
     using S = decltype(slot);
     constexpr int components = 2 * S::l3 + 1, threads = kBlockWarps * kWarp, kStage = 16;
     constexpr int tasks = (components * width + threads - 1) / threads;
     const CudaUnit::Path path = unit.path[S::k];
-    T sum[tasks][kNodes] = {};
-    T* const staged = memory;  // cotangents [component, v, node], where the fields come later
+    T sum[tasks][kColumns] = {};
+    T* const staged = memory;  // cotangents [component, v, column], where the fields come later
     for (int start = 0; start < path.mul_out; start += kStage) {
-      const int count = min(kStage, path.mul_out - start);
+      const int size = min(kStage, path.mul_out - start);
       __syncthreads();
-      for (int k = threadIdx.x; k < components * kStage * kNodes; k += threads) {
-        const int v = k % kStage, m = k / kStage % components, node = k / (kStage * components);
-        if (v >= count || node >= nodes) continue;
-        const int64_t row = (first + node) * call.dim_out + path.out;
-        staged[(m * kStage + v) * kNodes + node] = __ldg(call.cotangent + row + m * path.mul_out + start + v);
+      for (int k = threadIdx.x; k < components * kStage * columns; k += threads) {
+        const int v = k % kStage, m = k / kStage % components, column = k / (kStage * components);
+        if (v >= size) continue;
+        const int64_t node = first + column / cotangents, which = column % cotangents;
+        const T* const from = call.cotangent + (which * graph.nodes + node) * call.dim_out + path.out;
+        staged[(m * kStage + v) * kColumns + column] = __ldg(from + m * path.mul_out + start + v);
       }
       __syncthreads();
 #pragma unroll
       for (int j = 0; j < tasks; ++j) {
         const int k = threadIdx.x + j * threads, m = k / width, u = k % width;
         if (m >= components || u >= unit.conv.channels) continue;
-        for (int v = 0; v < count; ++v) {
+        for (int v = 0; v < size; ++v) {
           const T w = __ldg(call.linear + path.weight + int64_t(start + v) * path.mul_in + u);
 #pragma unroll
-          for (int node = 0; node < kNodes; ++node)
-            sum[j][node] += w * staged[(m * kStage + v) * kNodes + node];
+          for (int column = 0; column < kColumns; ++column) {
+            sum[j][column] += w * staged[(m * kStage + v) * kColumns + column];
+          }
         }
       }
     }
@@ -50,26 +58,21 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
     for (int j = 0; j < tasks; ++j) {
       const int k = threadIdx.x + j * threads, m = k / width, u = k % width;
 #pragma unroll
-      for (int node = 0; node < kNodes; ++node) {
-        if (m < components) rows[((S::row + m) * width + u) * kNodes + node] = sum[j][node];
+      for (int column = 0; column < kColumns; ++column) {
+        if (m < components) rows[(column * all + S::row + m) * width + u] = sum[j][column] + poison;
       }
     }
   });
   __syncthreads();
-  for (int node = warp; node < nodes; node += kBlockWarps) {
-    const Walk<T, n> walk(graph, unit.conv, first + node);
-    T g[all][n];
-#pragma unroll
-    for (int row = 0; row < all; ++row) {
-#pragma unroll
-      for (int c = 0; c < n; ++c) {
-        g[row][c] = rows[(row * width + walk.lane + kWarp * c) * kNodes + node] + walk.poison;
-      }
-    }
+  const int parts = nodes < kBlockWarps ? kBlockWarps / nodes : 1;  // warps of a node
+  for (int task = warp; task < count * parts; task += kBlockWarps) {
+    Walk<T, n> walk(graph, unit.conv, first + task / parts);
+    walk.share(task % parts, parts);
+    const T* const its_rows = rows + task / parts * cotangents * all * width;
     const auto edge = [&](int k, int place, int neighbour, int interval) {
-      T dx[2 * F::l1 + 1][n] = {};
+      T x[2 * F::l1 + 1][n], w[F::size][n], slope[F::size][n];
       if (interval >= 0) {
-        T x[2 * F::l1 + 1][n], values[kSplineTerms], slopes[kSplineTerms], degree[2 * kMaxDegree + 1], dr = 0;
+        T values[kSplineTerms], slopes[kSplineTerms];
         walk.load_input(graph.x, neighbour, x);
 #pragma unroll
         for (int j = 0; j < kSplineTerms; ++j) {
@@ -78,68 +81,90 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 3 : 2)
         }
         each_slot<F>([&](auto slot) {
           using S = decltype(slot);
-          using Table = Terms<T, S::l1, S::l2, S::l3>;
-          static constexpr auto t = Table::make();
+          if (!walk.has(S::k)) return;
+#pragma unroll
+          for (int c = 0; c < n; ++c) w[S::k][c] = slope[S::k][c] = 0;
+          rebuild(call, unit, walk, S::k, interval, [&](int c, int j, T t) {
+            w[S::k][c] += values[j] * t;
+            slope[S::k][c] += slopes[j] * t;
+          });
+        });
+      }
+      for (int cotangent = 0; cotangent < cotangents; ++cotangent) {
+        T dx[2 * F::l1 + 1][n] = {}, degree[2 * kMaxDegree + 1], dr = 0;
+        const Fields<T> its{fields.memory, fields.sh_dim, cotangent};
+        each_slot<F>([&](auto slot) {
+          using S = decltype(slot);
+          if (interval < 0) return;
           T(&dsh)[2 * S::l2 + 1] = reinterpret_cast<T(&)[2 * S::l2 + 1]>(degree);
           if (S::first_of_degree) {
 #pragma unroll
             for (int i = 0; i <= 2 * S::l2; ++i) dsh[i] = 0;
           }
           if (walk.has(S::k)) {
-            T w[n], slope[n], xw[n], y[n], Y[2 * S::l2 + 1], m = 0, dm = 0;
-            rebuild(call, unit, walk, S::k, interval, values, w);
-            rebuild(call, unit, walk, S::k, interval, slopes, slope);
+            T g[2 * S::l3 + 1][n], dw[n], Y[2 * S::l2 + 1];
+            const T* const row = its_rows + (cotangent * all + S::row) * width + walk.lane;
+#pragma unroll
+            for (int m = 0; m <= 2 * S::l3; ++m) {
+#pragma unroll
+              for (int c = 0; c < n; ++c) g[m][c] = row[m * width + kWarp * c];
+            }
 #pragma unroll
             for (int i = 0; i <= 2 * S::l2; ++i) Y[i] = fields.sh(S::l2 * S::l2 + i, k);
+            conv::adjoin<S>(Y, w[S::k], x, g, dx, dw, dsh);
 #pragma unroll
-            for (int i = 0; i < Table::size; ++i) {
-              const int m1 = t.m1[i], row = S::row + t.m3[i];
-              m = t.first[i] ? t.value[i] * Y[t.m2[i]] : m + t.value[i] * Y[t.m2[i]];
-              if (t.first[i]) dm = 0;
-#pragma unroll
-              for (int c = 0; c < n; ++c) {
-                if (t.first_m1[i]) xw[c] = x[m1][c] * w[c], y[c] = 0;
-                if (t.first[i]) dm += xw[c] * g[row][c];
-                if (t.last[i]) y[c] += m * g[row][c];
-                if (t.last_m1[i]) dx[m1][c] += w[c] * y[c], dr += slope[c] * x[m1][c] * y[c];
-              }
-              dsh[t.m2[i]] += t.value[i] * dm;
-            }
+            for (int c = 0; c < n; ++c) dr += slope[S::k][c] * dw[c];
           }
           if (S::last_of_degree && walk.unit.degrees >> S::l2 & 1) {
             int which = 0;
             const T sum = conv::lane_sums(dsh, walk.lane, which);
-            if (which <= 2 * S::l2) fields.gradient(S::l2 * S::l2 + which, k) = sum;
+            if (which <= 2 * S::l2) its.gradient(S::l2 * S::l2 + which, k) = sum;
           }
         });
-        int which = 0;
-        const T along[1] = {dr}, sum = conv::lane_sums(along, walk.lane, which);
-        if (which == 0) fields.gradient(fields.sh_dim, k) = sum;
+        if (interval >= 0) {
+          int which = 0;
+          const T along[1] = {dr}, sum = conv::lane_sums(along, walk.lane, which);
+          if (which == 0) its.gradient(fields.sh_dim, k) = sum;
+        }
+        if (graph.rows) walk.store_rows(graph.rows + cotangent * call.rows_stride, place, dx);
       }
-      if (graph.rows) walk.store_rows(place, dx);
     };
-    for_edges(call, walk, fields, true, edge, [&](int place, int, const Geometry<T>& geometry) {
+    for_edges(call, walk, fields, edge, [&](int place, int, const Geometry<T>& geometry) {
       const int64_t row = int64_t(unit.conv.index) * (graph.last - graph.first) + (place - graph.first);
-      geometry.vjp(fields, call.l_max, walk.lane, graph.partial + row * 3);
+      for (int cotangent = 0; cotangent < cotangents; ++cotangent) {
+        const Fields<T> its{fields.memory, fields.sh_dim, cotangent};
+        geometry.vjp(its, call.l_max, walk.lane, graph.partial + cotangent * call.partial_stride + row * 3);
+      }
     });
   }
-}
-
-template <typename T, class... F>
-void launch_family(const CudaCall<T>& call, const CudaUnit& unit, void* stream, conv::FamilyList<F...>) {
-  constexpr void (*kernels[])(CudaCall<T>, CudaUnit) = {&vjp_kernel<T, F>...};
-  const size_t bytes[] = {shared_bytes<T, F>(call, true)...};
-  launch("tabulated_conv_vjp", kernels[unit.family], (call.conv.nodes + kNodes - 1) / kNodes,
-         kBlockWarps * kWarp, bytes[unit.family], stream, call, unit);
 }
 
 }  // namespace
 
 template <typename T>
-void vjp(const CudaCall<T>& call, const CudaUnit& unit, void* stream) {
-  launch_family(call, unit, stream, conv::Families{});
+int most_cotangents(int64_t sh_dim) {
+  const auto fits = [=](int count) {
+    for (int family = 0; family < conv::Families::size; ++family) {
+      const int64_t bytes = conv::of_family(
+          family, [=](auto its) { return shared_bytes<T, decltype(its)>(sh_dim, count); }, conv::Families{});
+      if (bytes > most_shared_memory()) return false;
+    }
+    return true;
+  };
+  int count = kMostCotangents;
+  while (count > 1 && !fits(count)) --count;
+  return count;
 }
 
+template <typename T>
+void vjp(const CudaCall<T>& call, const CudaUnit& unit, void* stream) {
+  launch_nodes<T>(
+      "tabulated_conv_vjp", [](auto family) { return &vjp_kernel<T, decltype(family)>; },
+      kColumns / call.cotangents, call, unit, stream);
+}
+
+template int most_cotangents<float>(int64_t);
+template int most_cotangents<double>(int64_t);
 template void vjp(const CudaCall<float>&, const CudaUnit&, void*);
 template void vjp(const CudaCall<double>&, const CudaUnit&, void*);
 

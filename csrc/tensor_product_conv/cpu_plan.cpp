@@ -153,11 +153,7 @@ int64_t Plan<T>::matrix_of(const CouplingKernels<T>& coupling, int64_t l2) {
 
 template <typename T>
 const Kernels<T>& active_kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-    return UQFORCE_ACTIVE(kernels, f32);
-  } else {
-    return UQFORCE_ACTIVE(kernels, f64);
-  }
+  return UQFORCE_ACTIVE_OF(T, conv::kernels);
 }
 
 template const Kernels<float>& active_kernels();

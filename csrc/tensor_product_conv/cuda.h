@@ -15,9 +15,11 @@ struct CudaUnit {
     int out_offset, out_stride, weight_offset;  // of the block's first channel; -1: the path is absent
   };
   int in_offset, in_stride, channels;
-  int index;         // among all units
-  unsigned degrees;  // bit l2 where there is a path of that degree
-  bool first;        // of its input: rows are written, else added to
+  int index;          // among all units
+  unsigned degrees;   // bit l2 where there is a path of that degree
+  bool first;         // of its input: rows are written, else added to
+  uint8_t alignment;  // 4, 2 or 1: a number that divides the size of a row of weights, and what a path has
+                      // of it, and where
   Path path[kMostCouplings];
 };
 

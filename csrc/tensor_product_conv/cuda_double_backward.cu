@@ -18,85 +18,84 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
   T g[F::rows_before(F::size)][kC], sum[F::rows_before(F::size)][kC];
   walk.template load_grad<F>(g);
   if (call.out) walk.template begin_out<F>(sum);
-  walk.edges(call.weight, call.ddw, [&](int place, int edge, int neighbour) {
-    constexpr int n = 2 * F::l1 + 1;
-    T x[n][kC], ddx[n][kC], dx[n][kC] = {}, dsh[2 * kMaxDegree + 1];
-    walk.load_input(call.x, neighbour, x);
-    walk.load_input(call.ddx, neighbour, ddx);
-    const T *const sh = call.sh + edge * call.sh_dim, *const ddsh = call.ddsh ? call.ddsh + edge * call.sh_dim
-                                                                              : nullptr;
-    each_slot<F>([&](auto slot) {
-      using S = decltype(slot);
-      using Table = Terms<T, S::l1, S::l2, S::l3>;
-      static constexpr auto t = Table::make();
-      T(&degree)[2 * S::l2 + 1] = reinterpret_cast<T(&)[2 * S::l2 + 1]>(dsh);
-      if (S::first_of_degree) {
+  walk.template edges<F>(
+      call.weight, call.ddw, [&](int place, int edge, int neighbour, const T* weight, const T* more) {
+        constexpr int n = 2 * F::l1 + 1;
+        T x[n][kC], ddx[n][kC] = {}, dx[n][kC] = {}, dsh[2 * kMaxDegree + 1];
+        walk.load_input(call.x, neighbour, x);
+        if (call.ddx) walk.load_input(call.ddx, neighbour, ddx);
+        const T *const sh = call.sh + edge * call.sh_dim, *const ddsh = call.ddsh
+                                                                            ? call.ddsh + edge * call.sh_dim
+                                                                            : nullptr;
+        each_slot<F>([&](auto slot) {
+          using S = decltype(slot);
+          using Table = Terms<T, S::l1, S::l2, S::l3>;
+          static constexpr auto t = Table::make();
+          T(&degree)[2 * S::l2 + 1] = reinterpret_cast<T(&)[2 * S::l2 + 1]>(dsh);
+          if (S::first_of_degree) {
 #pragma unroll
-        for (int i = 0; i <= 2 * S::l2; ++i) degree[i] = 0;
-      }
-      if (walk.has(S::k)) {
-        T w[kC], ddw[kC], dw[kC] = {}, Y[2 * S::l2 + 1], ddY[2 * S::l2 + 1];
-        T q[kC], xw[kC], y[kC], z[kC], mm = 0, nn = 0, dm = 0;
-        walk.load_weight(call.weight, edge, S::k, w);
-        walk.load_weight(call.ddw, edge, S::k, ddw);
-#pragma unroll
-        for (int i = 0; i <= 2 * S::l2; ++i) {
-          Y[i] = __ldg(sh + S::l2 * S::l2 + i);
-          ddY[i] = ddsh ? __ldg(ddsh + S::l2 * S::l2 + i) : T(0);
-        }
-#pragma unroll
-        for (int i = 0; i < Table::size; ++i) {
-          const int m1 = t.m1[i], m2 = t.m2[i], row = S::row + t.m3[i];
-          mm = t.first[i] ? t.value[i] * Y[m2] : mm + t.value[i] * Y[m2];
-          nn = t.first[i] ? t.value[i] * ddY[m2] : nn + t.value[i] * ddY[m2];
-          if (t.first[i]) dm = 0;
-#pragma unroll
-          for (int c = 0; c < kC; ++c) {
-            if (t.first_m1[i]) {
-              q[c] = ddx[m1][c] * w[c];
-              q[c] += x[m1][c] * ddw[c];
-              xw[c] = x[m1][c] * w[c];
-              y[c] = z[c] = 0;
-            }
-            if (t.first[i]) dm += q[c] * g[row][c];
-            if (t.last[i]) {
-              y[c] += mm * g[row][c];
-              z[c] += nn * g[row][c];
-              sum[row][c] += mm * q[c];
-              sum[row][c] += nn * xw[c];
-            }
-            if (t.last_m1[i]) {
-              dx[m1][c] += ddw[c] * y[c];
-              dx[m1][c] += w[c] * z[c];
-              dw[c] += ddx[m1][c] * y[c];
-              dw[c] += x[m1][c] * z[c];
-            }
+            for (int i = 0; i <= 2 * S::l2; ++i) degree[i] = 0;
           }
-          degree[m2] += t.value[i] * dm;
-        }
-        if (call.dw) walk.store_weight(call.dw, edge, S::k, dw);
-      }
-      if (S::last_of_degree && call.partial && walk.unit.degrees >> S::l2 & 1) {
-        store_partial<S::l2>(walk, place, degree);
-      }
-    });
-    if (call.rows) walk.store_rows(place, dx);
-  });
+          if (walk.has(S::k)) {
+            T w[kC], ddw[kC] = {}, dw[kC] = {}, Y[2 * S::l2 + 1], ddY[2 * S::l2 + 1];
+            T q[kC], xw[kC], y[kC], z[kC], mm = 0, nn = 0, dm = 0;
+            walk.read_weight(weight, S::k, w);
+            if (call.ddw) walk.read_weight(more, S::k, ddw);
+#pragma unroll
+            for (int i = 0; i <= 2 * S::l2; ++i) {
+              Y[i] = __ldg(sh + S::l2 * S::l2 + i);
+              ddY[i] = ddsh ? __ldg(ddsh + S::l2 * S::l2 + i) : T(0);
+            }
+#pragma unroll
+            for (int i = 0; i < Table::size; ++i) {
+              const int m1 = t.m1[i], m2 = t.m2[i], row = S::row + t.m3[i];
+              mm = t.first[i] ? t.value[i] * Y[m2] : mm + t.value[i] * Y[m2];
+              nn = t.first[i] ? t.value[i] * ddY[m2] : nn + t.value[i] * ddY[m2];
+              if (t.first[i]) dm = 0;
+#pragma unroll
+              for (int c = 0; c < kC; ++c) {
+                if (t.first_m1[i]) {
+                  q[c] = ddx[m1][c] * w[c];
+                  q[c] += x[m1][c] * ddw[c];
+                  xw[c] = x[m1][c] * w[c];
+                  y[c] = z[c] = 0;
+                }
+                if (t.first[i]) dm += q[c] * g[row][c];
+                if (t.last[i]) {
+                  y[c] += mm * g[row][c];
+                  z[c] += nn * g[row][c];
+                  sum[row][c] += mm * q[c];
+                  sum[row][c] += nn * xw[c];
+                }
+                if (t.last_m1[i]) {
+                  dx[m1][c] += ddw[c] * y[c];
+                  dx[m1][c] += w[c] * z[c];
+                  dw[c] += ddx[m1][c] * y[c];
+                  dw[c] += x[m1][c] * z[c];
+                }
+              }
+              degree[m2] += t.value[i] * dm;
+            }
+            if (call.dw) walk.store_weight(call.dw, edge, S::k, dw);
+          }
+          if (S::last_of_degree && call.partial && walk.unit.degrees >> S::l2 & 1) {
+            store_partial<S::l2>(walk, place, degree);
+          }
+        });
+        if (call.rows) walk.store_rows(call.rows, place, dx);
+      });
   if (call.out) walk.template store_out<F>(sum);
-}
-
-template <typename T, class... F>
-void launch_family(const CudaCall<T>& call, const CudaUnits& units, void* stream, FamilyList<F...>) {
-  constexpr int kC = kDoubleBackwardChannels<T> / kWarp;
-  constexpr void (*kernels[])(CudaCall<T>, CudaUnits) = {&double_backward_kernel<T, kC, F>...};
-  launch_units("tensor_product_conv_double_backward", kernels[units.family], call, units, stream);
 }
 
 }  // namespace
 
 template <typename T>
 void double_backward(const CudaCall<T>& call, const CudaUnits& units, void* stream) {
-  launch_family(call, units, stream, Families{});
+  constexpr int kC = kDoubleBackwardChannels<T> / kWarp;
+  launch_units<T, kC>(
+      "tensor_product_conv_double_backward",
+      [](auto family) { return &double_backward_kernel<T, kC, decltype(family)>; }, call.ddw ? 2 : 1, call,
+      units, stream);
 }
 
 template void double_backward(const CudaCall<float>&, const CudaUnits&, void*);

@@ -20,6 +20,11 @@ struct Family {
     for (int i = 0; i < k; ++i) rows += 2 * l3(i) + 1;
     return rows;
   }
+  // Spherical harmonics of the degrees before that of coupling k; of all for k = size. They stand side by
+  // side.
+  static constexpr int columns_before(int k) {
+    return (k < size ? l2(k) * l2(k) : (l2(size - 1) + 1) * (l2(size - 1) + 1)) - l2(0) * l2(0);
+  }
 };
 
 template <class... F>
@@ -31,12 +36,12 @@ struct FamilyList {
 using Families = FamilyList<
     Family<0, 0, 11, 22>, Family<0, 33, 44>,                                                               //
     Family<1, 1, 10, 11, 12, 21, 22>, Family<1, 23, 32, 33>, Family<1, 34, 43, 44>,                        //
-    Family<2, 2, 11, 12, 20, 21, 22>, Family<2, 13, 23, 31, 32>, Family<2, 24, 33, 42>,                    //
+    Family<2, 2, 11, 12, 20, 21, 22>, Family<2, 13, 23, 31, 32>, Family<2, 24, 33>, Family<2, 42>,         //
     Family<2, 34, 43>, Family<2, 44>,                                                                      //
     Family<3, 3, 12, 13>, Family<3, 14, 21, 22>, Family<3, 23>, Family<3, 24>, Family<3, 30, 31, 32, 33>,  //
     Family<3, 34, 41, 42>, Family<3, 43>, Family<3, 44>,                                                   //
     Family<4, 4, 13>, Family<4, 14, 22>, Family<4, 23>, Family<4, 24>, Family<4, 31, 32>, Family<4, 33>,   //
-    Family<4, 34, 40, 41>, Family<4, 42, 43>, Family<4, 44>>;
+    Family<4, 34, 40, 41>, Family<4, 42>, Family<4, 43>, Family<4, 44>>;
 
 inline constexpr int kMostCouplings = 6;  // of a family
 

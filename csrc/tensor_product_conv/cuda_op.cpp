@@ -6,9 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include <algorithm>
-#include <limits>
-
+#include "tensor_product_conv/cuda_edges.h"
 #include "tensor_product_conv/cuda_plan.h"
 
 namespace uqforce::conv {
@@ -16,12 +14,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-#ifdef UQFORCE_EMULATION
-constexpr int64_t kWorkspace = int64_t(1) << 15;  // small, so that the tests have several passes
-#else
-constexpr int64_t kWorkspace = int64_t(1) << 29;  // bytes
-#endif
 
 Tensor contiguous(const OptionalTensor& tensor) {
   return tensor.has_value() && tensor->defined() ? tensor->contiguous() : Tensor();
@@ -38,36 +30,13 @@ Tensor empty_if(bool wanted, at::IntArrayRef sizes, const Tensor& like) {
   return at::empty(wanted ? sizes : at::IntArrayRef({0}), like.options());
 }
 
-// The graph's edges by centre, in memory of torch.
-struct Edges {
-  Tensor index, memory;
-  EdgeLists lists;
-
-  Edges(const Tensor& edge_index, int64_t nodes, void* stream)
-      : index(edge_index.contiguous()),
-        memory(at::empty({edge_list_size(nodes, index.size(1))}, index.options().dtype(at::kInt))),
-        lists(nodes, index.size(1), memory.mutable_data_ptr<int>()) {
-    list_edges(index.const_data_ptr<int64_t>(), lists, stream);
-  }
-};
-
-// What does not fit the lists, or has nothing to do. Returns whether there are nodes.
-bool check_sizes(const Tensor& x, const Tensor& edge_index) {
-  TORCH_CHECK_INDEX(x.size(0) > 0 || edge_index.size(1) == 0, "edge_index has ", edge_index.size(1),
-                    " edges but x has no nodes");
-  constexpr int64_t most = std::numeric_limits<int>::max() / 4;
-  TORCH_CHECK_VALUE(x.size(0) < most && edge_index.size(1) < most, "at most ", most - 1,
-                    " nodes and edges on CUDA, got ", x.size(0), " and ", edge_index.size(1));
-  return x.size(0) > 0;
-}
-
 template <typename T>
 CudaCall<T> call_of(const ConvSpec& spec, const Edges& edges) {
   CudaCall<T> call{};
   call.dim_in = spec.dim_in, call.dim_out = spec.dim_out;
   call.sh_dim = spec.sh_dim, call.weight_numel = spec.weight_numel;
   call.nodes = edges.lists.nodes, call.last = int(edges.lists.edges);
-  call.begin = edges.lists.begin, call.edge = edges.lists.edge;
+  call.begin = edges.lists.by_centre.begin, call.edge = edges.lists.by_centre.order;
   call.neighbour = edges.lists.neighbour, call.bad = edges.lists.bad;
   return call;
 }
@@ -77,29 +46,17 @@ CudaCall<T> call_of(const ConvSpec& spec, const Edges& edges) {
 template <typename T>
 void run(void (*launch)(const CudaCall<T>&, const CudaUnits&, void*), const CudaPlan& plan, CudaCall<T> call,
          const Edges& edges, const Tensor& like, T* dx, T* dsh, void* stream) {
-  const int64_t count = edges.lists.edges, nodes = edges.lists.nodes;
+  const int64_t count = edges.lists.edges;
   const int64_t row = dx ? call.dim_in : 0, partial = dsh ? plan.degrees.count * call.sh_dim : 0;
-  const int64_t bytes = (row + partial) * int64_t(sizeof(T));
-  const int64_t most =
-      std::clamp<int64_t>(kWorkspace / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(count, 1));
-  const int64_t passes = std::max<int64_t>((count + most - 1) / most, 1),
-                step = (count + passes - 1) / passes;
+  const int64_t step = edges.of_a_pass((row + partial) * int64_t(sizeof(T)));
   const Tensor left = at::empty({step * (row + partial)}, like.options());
   call.rows = dx ? left.mutable_data_ptr<T>() : nullptr;
   call.partial = dsh ? left.mutable_data_ptr<T>() + step * row : nullptr;
-  Tensor memory;
-  Groups by_neighbour{};
-  if (dx) {
-    memory = at::empty({2 * count + 2 * nodes + 1}, edges.memory.options());
-    int* const p = memory.mutable_data_ptr<int>();
-    by_neighbour = {count, nodes, p, p + nodes + 1, p + nodes + 1 + count};
-    group(edges.lists.neighbour, by_neighbour, nullptr, stream);
-  }
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    call.first = int(pass * step), call.last = int(std::min((pass + 1) * step, count));
+  for (int64_t first = 0; first == 0 || first < count; first += step) {
+    call.first = int(first), call.last = int(std::min(first + step, count));
     if (dx && plan.zero_rows) left.slice(0, 0, step * row).zero_();
     for (const CudaUnits& units : plan.launches) launch(call, units, stream);
-    if (dx) add_rows(call, by_neighbour, dx, stream);
+    if (dx) add_rows(call, edges.by_neighbour, dx, stream);
     if (dsh) add_partial(call, plan.degrees, dsh, stream);
   }
 }
@@ -113,7 +70,7 @@ Tensor forward_cuda(const Tensor& x, const Tensor& edge_sh, const Tensor& edge_w
   if (!check_sizes(x, edge_index)) return out;
   const Tensor in = x.contiguous(), sh = edge_sh.contiguous(), weight = edge_weight.contiguous();
   void* const stream = current_stream(x.device());
-  const Edges edges(edge_index, x.size(0), stream);
+  const Edges edges(edge_index, x.size(0), false, stream);
   const auto with_type = [&]<typename T>(T) {
     CudaCall<T> call = call_of<T>(spec, edges);
     call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
@@ -136,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad, const Tenso
   const Tensor g = grad.contiguous(), in = x.contiguous(), sh = edge_sh.contiguous(),
                weight = edge_weight.contiguous();
   void* const stream = current_stream(x.device());
-  const Edges edges(edge_index, x.size(0), stream);
+  const Edges edges(edge_index, x.size(0), needs[0], stream);
   const auto with_type = [&]<typename T>(T) {
     CudaCall<T> call = call_of<T>(spec, edges);
     call.grad = rows<T>(g), call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);
@@ -162,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cuda(
                weight = edge_weight.contiguous();
   const Tensor ddin = contiguous(ddx), ddsphere = contiguous(ddsh), ddweight = contiguous(ddw);
   void* const stream = current_stream(x.device());
-  const Edges edges(edge_index, x.size(0), stream);
+  const Edges edges(edge_index, x.size(0), needs[1], stream);
   const auto with_type = [&]<typename T>(T) {
     CudaCall<T> call = call_of<T>(spec, edges);
     call.grad = rows<T>(g), call.x = rows<T>(in), call.sh = rows<T>(sh), call.weight = rows<T>(weight);

@@ -86,13 +86,17 @@ CudaPlan make_plan(const ConvSpec& spec, int channels) {
       unit.in_stride = int(group.input->in_stride);
       unit.channels = int(std::min<int64_t>(channels, group.input->mul - u));
       unit.index = plan.degrees.count;
+      int64_t sizes = 4 | spec.weight_numel | unit.channels;
       for (int k = 0; k < kMostCouplings; ++k) {
         const ConvPath* path = group.path[k];
         unit.path[k] = path ? CudaUnit::Path{int(path->out_offset + u), int(path->out_stride),
                                              int(path->weight_offset + u)}
                             : CudaUnit::Path{0, 0, -1};
-        if (path) unit.degrees |= 1u << path->l2;
+        if (!path) continue;
+        unit.degrees |= 1u << path->l2;
+        sizes |= path->weight_offset + u;
       }
+      unit.alignment = uint8_t(sizes & -sizes);
       TORCH_CHECK_VALUE(plan.degrees.count < CudaDegrees::kMost, "spec has more than ", CudaDegrees::kMost,
                         " blocks of channels: too many for the CUDA kernels");
       plan.degrees.of[plan.degrees.count++] = uint8_t(unit.degrees);
