@@ -5,7 +5,7 @@
 // shared memory, the latter copied ahead while the one before is computed. The gradient's sum over components
 // goes along with the running maximum of the likelihoods, so that y is computed once. Group g takes 8 (g + 1)
 // steps for y and dim - 8 g for P y: warps end together. `by_warp`: one warp for each atom, any size, the
-// Hessian product too; parameters come from the L2 cache.
+// Hessian product too; parameters come from the L2 cache. float32 with 25 to 64 features: cuda_tensor.cu.
 #include <cuda_pipeline.h>
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 
 #include "common/cuda.h"
 #include "gmm_nll/cuda.h"
+#include "gmm_nll/cuda_likelihood.h"
 
 namespace uqforce::gmm_nll {
 namespace {
@@ -78,19 +79,6 @@ __global__ void prepare(Problem<T> p, int groups) {
   for (int i = 0; i < D; ++i) constant += log(double(P[i * (D + 1)]));
   if (!all_good || !(log_weight < std::numeric_limits<T>::infinity())) constant = NAN;
   for (int i = 0; i < layout.mean(); ++i) out[i] = T(constant);
-}
-
-// One more component in the running sum of likelihoods exp(log_p - top): r is its term, and what was summed
-// before has to be multiplied by `scale`.
-template <typename T>
-__device__ void add_likelihood(T log_p, T& top, T& sum, T& r, T& scale) {
-  const T higher = log_p > top ? log_p : top;
-  const bool none = higher == -std::numeric_limits<T>::infinity();  // only components of weight 0 yet
-  scale = none ? T(1) : exp(top - higher);
-  r = none ? T(0) : exp(log_p - higher);
-  if (isnan(log_p)) r = log_p;
-  sum = sum * scale + r;
-  top = higher;
 }
 
 template <typename T>
@@ -382,10 +370,16 @@ void launch_tiled(const Problem<T>& p, int groups, const Shape& shape, void* str
          stream, p, groups, shape.tiles, shape.stages);
 }
 
+// Numbers of `prepared` before those for the tensor cores: a multiple of 16 bytes.
+int64_t common_size(int dim, int components) {
+  const int64_t size = int64_t(components) * (Layout(groups_of(dim)).size() + int64_t(dim) * dim);
+  return (size + 3) / 4 * 4;
+}
+
 }  // namespace
 
 int64_t prepared_size(int dim, int components) {
-  return int64_t(components) * (Layout(groups_of(dim)).size() + int64_t(dim) * dim);
+  return common_size(dim, components) + tensor_size(dim, components);
 }
 
 template <typename T>
@@ -393,6 +387,12 @@ void evaluate(const Problem<T>& p, void* stream) {
   if (p.atoms == 0) return;
   const int groups = groups_of(p.dim);
   launch("gmm_nll", prepare<T>, p.components, 128, 0, stream, p, groups);
+  if constexpr (sizeof(T) == 4) {
+    if (!p.product && fits_tensor_cores(p.dim)) {
+      return evaluate_on_tensor_cores(p, p.prepared, Layout(groups).size(),
+                                      p.prepared + common_size(p.dim, p.components), stream);
+    }
+  }
   // The value comes from `tiled` only where the gradient does: the two ops give the same bits.
   const Shape shape = p.product || p.dim == 0 ? Shape{} : shape_of<T, 1, true>(groups);
   if (shape.threads > 0) {

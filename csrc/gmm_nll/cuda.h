@@ -23,6 +23,13 @@ struct Problem {
 
 int64_t prepared_size(int dim, int components);
 
+// For the tensor cores (cuda_tensor.cu): whether features fit, and the part of `prepared` that they need. Of
+// the components' constants there is one every `stride` numbers.
+bool fits_tensor_cores(int dim);
+int64_t tensor_size(int dim, int components);
+void evaluate_on_tensor_cores(const Problem<float>& problem, const float* constants, int stride,
+                              float* prepared, void* stream);
+
 // Fills the results. A mixture with parameters that are none gives NaN: to look at their values here would
 // make the host wait.
 template <typename T>

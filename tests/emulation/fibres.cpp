@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "tensor_cores.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -175,6 +176,12 @@ uint64_t exchange(unsigned mask, uint64_t bits, int source) {
   warps[current / 32].brought[lane] = bits;
   warp_barrier(mask);
   return fibres[current].received[source];
+}
+
+const uint64_t* gather(uint64_t bits) {
+  warps[current / 32].brought[current % 32] = bits;
+  warp_barrier(~0u);
+  return fibres[current].received;
 }
 
 unsigned ballot(unsigned mask, bool vote) {

@@ -96,6 +96,33 @@ def test_float32_accuracy_in_the_domain(scale, device):
     torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dim", [24, 32, 64])
+def test_float32_error_is_that_of_float32(dim, device):
+    """Correlated features with standard deviations from 1 to 0.01, as networks have them: value and gradient
+    are as near to float64's as those of the definition in float32, however the products are formed."""
+    generator = torch.Generator().manual_seed(4)
+    rotation = torch.linalg.qr(torch.randn(6, dim, dim, generator=generator, dtype=torch.float64))[0]
+    deviations = torch.logspace(0, -2, dim, dtype=torch.float64)
+    covariance = rotation * deviations.square() @ rotation.mT
+    factor = torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
+    means = 0.3 * torch.randn(6, dim, generator=generator, dtype=torch.float64)
+    noise = torch.randn(6, 40, dim, generator=generator, dtype=torch.float64) * deviations
+    features = (means[:, None] + noise @ rotation.mT).reshape(-1, dim).float()
+    mixture = [t.float() for t in (means, factor, torch.zeros(6).log_softmax(0))]
+    errors = []
+    exact = features.double().requires_grad_()
+    wanted = reference(exact, *[t.double() for t in mixture])
+    (wanted_grad,) = torch.autograd.grad(wanted.sum(), exact)
+    for function, where in ((reference, "cpu"), (gmm_nll, device)):
+        x = features.to(where).requires_grad_()
+        value = function(x, *[t.to(where) for t in mixture])
+        (grad,) = torch.autograd.grad(value.sum(), x)
+        differences = (value.cpu().double() - wanted, grad.cpu().double() - wanted_grad)
+        errors.append([d.square().mean().sqrt().item() for d in differences])
+    theirs, ours = errors
+    assert ours[0] < 1.5 * theirs[0] and ours[1] < 1.5 * theirs[1], errors
+
+
 def test_far_outside(device, dtype):
     """Where every density underflows, the value is still that of the best component."""
     features, mixture = make_case(3, 5, 4, device, dtype)
