@@ -21,11 +21,7 @@ namespace linear_map {
 
 template <typename T>
 const Kernels<T>& active_kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-    return UQFORCE_ACTIVE(kernels, f32);
-  } else {
-    return UQFORCE_ACTIVE(kernels, f64);
-  }
+  return UQFORCE_ACTIVE_OF(T, linear_map::kernels);
 }
 template const Kernels<float>& active_kernels();
 template const Kernels<double>& active_kernels();

@@ -1,6 +1,7 @@
 // Run-time choice of the instruction set. The only place that asks the processor.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 namespace uqforce {
@@ -25,5 +26,16 @@ const char* isa_name(Isa isa);
 #else
 #define UQFORCE_ACTIVE(name, suffix) name##_baseline_##suffix
 #endif
+
+// The same of the tables with suffix f32 for T = float, f64 for double.
+#define UQFORCE_ACTIVE_OF(T, name)            \
+  [&]() -> const auto& {                      \
+    if constexpr (std::is_same_v<T, float>) { \
+      return UQFORCE_ACTIVE(name, f32);       \
+    } else {                                  \
+      return UQFORCE_ACTIVE(name, f64);       \
+    }                                         \
+  }                                           \
+  ()
 
 }  // namespace uqforce

@@ -11,6 +11,8 @@ namespace uqforce::embedding {
 
 using uqforce::kMaxDegree;
 
+enum class Order { forward, backward, double_backward };
+
 // Rows of a range of edges; what is absent is null, what is not wanted too.
 template <typename T>
 struct Edges {

@@ -5,8 +5,6 @@
 
 namespace uqforce::embedding {
 
-enum class Order { forward, backward, double_backward };
-
 template <typename T>
 void evaluate(const Edges<T>& edges, int l_max, Order order, void* stream);
 

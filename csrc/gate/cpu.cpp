@@ -15,11 +15,7 @@ constexpr int64_t kColumns = 16384;  // of rows that are worth a thread
 
 template <typename T>
 const Kernels<T>& kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-    return UQFORCE_ACTIVE(gating::kernels, f32);
-  } else {
-    return UQFORCE_ACTIVE(gating::kernels, f64);
-  }
+  return UQFORCE_ACTIVE_OF(T, gating::kernels);
 }
 
 struct Cpu {

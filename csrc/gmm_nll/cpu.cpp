@@ -42,19 +42,7 @@ constexpr T kDrop = std::is_same_v<T, float> ? T(32.2361913) : T(64.4723826);  /
 
 template <typename T>
 const Kernels<T>& kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-#ifdef __x86_64__
-    if (active_isa() == Isa::avx512) return kernels_avx512_f32;
-    if (active_isa() == Isa::avx2) return kernels_avx2_f32;
-#endif
-    return kernels_baseline_f32;
-  } else {
-#ifdef __x86_64__
-    if (active_isa() == Isa::avx512) return kernels_avx512_f64;
-    if (active_isa() == Isa::avx2) return kernels_avx2_f64;
-#endif
-    return kernels_baseline_f64;
-  }
+  return UQFORCE_ACTIVE_OF(T, gmm_nll::kernels);
 }
 
 template <typename T>

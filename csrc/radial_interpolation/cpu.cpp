@@ -26,19 +26,7 @@ constexpr int64_t kColumns = 64;  // the same for what is summed over all edges
 
 template <typename T>
 const Kernels<T>& kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-#ifdef __x86_64__
-    if (active_isa() == Isa::avx512) return radial::kernels_avx512_f32;
-    if (active_isa() == Isa::avx2) return radial::kernels_avx2_f32;
-#endif
-    return radial::kernels_baseline_f32;
-  } else {
-#ifdef __x86_64__
-    if (active_isa() == Isa::avx512) return radial::kernels_avx512_f64;
-    if (active_isa() == Isa::avx2) return radial::kernels_avx2_f64;
-#endif
-    return radial::kernels_baseline_f64;
-  }
+  return UQFORCE_ACTIVE_OF(T, radial::kernels);
 }
 
 // Where each edge lies in a table of `rows` nodes; the edges in the order of their first node.

@@ -28,11 +28,7 @@ using tabulated::Edges;
 
 template <typename T>
 const tabulated::Kernels<T>& active_kernels() {
-  if constexpr (std::is_same_v<T, float>) {
-    return UQFORCE_ACTIVE(tabulated::kernels, f32);
-  } else {
-    return UQFORCE_ACTIVE(tabulated::kernels, f64);
-  }
+  return UQFORCE_ACTIVE_OF(T, tabulated::kernels);
 }
 
 // What all threads of a call share.

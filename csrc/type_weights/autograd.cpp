@@ -24,24 +24,31 @@ struct Saved {
       : inputs(ctx->get_saved_variables()), spec(ctx->saved_data["spec"].toIntVector()) {}
 };
 
-// Inputs: features, weight, spec.
-struct Weights : Function<Weights> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& features, const Tensor& weight,
+// Inputs: features, the other factor, spec. The other factor is the weight, or the gradient: the two ops are
+// each other's but for the order of what they are given.
+template <bool to_weight>
+struct WithFeatures : Function<WithFeatures<to_weight>> {
+  static Tensor product(const Tensor& features, const Tensor& other, at::IntArrayRef spec) {
+    return to_weight ? type_weights_weight(features, other, spec) : type_weights(features, other, spec);
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& features, const Tensor& other,
                         at::IntArrayRef spec) {
-    save(ctx, features, weight, spec);
+    save(ctx, features, other, spec);
     at::AutoDispatchBelowADInplaceOrView guard;
-    return type_weights(features, weight, spec);
+    return product(features, other, spec);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
     const Saved saved(ctx);
-    const Tensor &features = saved.inputs[0], &weight = saved.inputs[1], &g = cotangents[0];
-    Tensor dfeatures, dweight;
+    const Tensor &features = saved.inputs[0], &other = saved.inputs[1], &g = cotangents[0];
+    Tensor dfeatures, dother;
     if (ctx->needs_input_grad(0)) {
-      dfeatures = type_weights_features(g, weight, features.sym_size(1), saved.spec);
+      const Tensor &grad = to_weight ? other : g, &weight = to_weight ? g : other;
+      dfeatures = type_weights_features(grad, weight, features.sym_size(1), saved.spec);
     }
-    if (ctx->needs_input_grad(1)) dweight = type_weights_weight(features, g, saved.spec);
-    return {dfeatures, dweight, Tensor()};
+    if (ctx->needs_input_grad(1)) dother = WithFeatures<!to_weight>::product(features, g, saved.spec);
+    return {dfeatures, dother, Tensor()};
   }
 };
 
@@ -64,29 +71,8 @@ struct Features : Function<Features> {
   }
 };
 
-// Inputs: features, grad, spec.
-struct Weight : Function<Weight> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& features, const Tensor& grad,
-                        at::IntArrayRef spec) {
-    save(ctx, features, grad, spec);
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return type_weights_weight(features, grad, spec);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& cotangents) {
-    const Saved saved(ctx);
-    const Tensor &features = saved.inputs[0], &grad = saved.inputs[1], &g = cotangents[0];
-    Tensor dfeatures, dgrad;
-    if (ctx->needs_input_grad(0)) {
-      dfeatures = type_weights_features(grad, g, features.sym_size(1), saved.spec);
-    }
-    if (ctx->needs_input_grad(1)) dgrad = type_weights(features, g, saved.spec);
-    return {dfeatures, dgrad, Tensor()};
-  }
-};
-
 Tensor autograd(const Tensor& features, const Tensor& weight, at::IntArrayRef spec) {
-  return Weights::apply(features, weight, spec);
+  return WithFeatures<false>::apply(features, weight, spec);
 }
 
 Tensor autograd_features(const Tensor& grad, const Tensor& weight, c10::SymInt num_features,
@@ -95,7 +81,7 @@ Tensor autograd_features(const Tensor& grad, const Tensor& weight, c10::SymInt n
 }
 
 Tensor autograd_weight(const Tensor& features, const Tensor& grad, at::IntArrayRef spec) {
-  return Weight::apply(features, grad, spec);
+  return WithFeatures<true>::apply(features, grad, spec);
 }
 
 }  // namespace
