@@ -112,7 +112,12 @@ def _noise(
         raise ValueError(f"variance has shape {list(variance.shape)}, expected {expected} for mode {mode}")
     if variance.dtype != dtype:
         raise TypeError(f"variance is {variance.dtype} but grad_energy is {dtype}: convert one with .to()")
-    per_atom = variance.index_select(1, batch) if mode == "total" else variance
+    if mode == "total":
+        # A structure that does not exist: the CPU's op has refused it, and CUDA's gave NaN, since a look at
+        # indices would stall the stream. There a read outside an array would end the process.
+        per_atom = variance.index_select(1, batch.clamp(0, max(num_structures - 1, 0)))
+    else:
+        per_atom = variance
     if not isinstance(gamma, Tensor):
         return gamma**2 * per_atom.mean(0)
     if gamma.dtype != dtype:
