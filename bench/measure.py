@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,6 +24,7 @@ COLUMNS = {  # key of a row: heading, format
     "gflop_per_s": ("GFLOP/s", "9.1f"),
     "share_of_ceiling": ("ceiling", "9.0%"),
     "peak_mb": ("peak MB", "10.1f"),
+    "peak_per_unit": ("B/{}", "11.0f"),
 }
 
 
@@ -30,7 +32,9 @@ def table(case: Case, rows: list[dict]) -> str:
     """The rows as text; `ratio` says how many times longer than the first one of them it takes."""
     base = next((row["median_ms"] for row in rows if "median_ms" in row), None)
     full = [
-        row | {"per_unit": row[f"ns_per_{case.unit}"], "ratio": row["median_ms"] / base}
+        row
+        | {"per_unit": row[f"ns_per_{case.unit}"], "ratio": row["median_ms"] / base}
+        | {"peak_per_unit": row.get(f"peak_bytes_per_{case.unit}")}
         if "median_ms" in row
         else row
         for row in rows
@@ -39,14 +43,19 @@ def table(case: Case, rows: list[dict]) -> str:
     width = {key: int(COLUMNS[key][1].partition(".")[0]) for key in used}
     lines = [case.name, " " * 36 + "".join(f"{COLUMNS[k][0].format(case.unit):>{width[k]}}" for k in used)]
     for row in full:
-        cells = (f"{row[k]:{COLUMNS[k][1]}}" if k in row else " " * width[k] for k in used)
+        cells = (f"{row[k]:{COLUMNS[k][1]}}" if row.get(k) else " " * width[k] for k in used)
         lines.append(f"  {row['rival']:34}" + row.get("error", "".join(cells)))
     return "\n".join(lines)
 
 
-def main(name: str, only: str, ours: bool, seconds: float, quick: bool, output: str) -> None:
-    cases = []
+def main(
+    name: str, only: str, ours: bool, seconds: float, quick: bool, limit: float | None, output: str
+) -> None:
+    cases, start = [], time.monotonic()
     for case in importlib.import_module(name).cases():
+        if limit is not None and time.monotonic() - start > limit:
+            print(f"{name}: {limit:g} s are over, left out: {case.name} and what comes after", flush=True)
+            break
         if only not in case.name or (quick and not case.quick):
             continue
         if ours:

@@ -29,6 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default all: {', '.join(names)}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads (default 1)")
     parser.add_argument("--seconds", type=float, help=f"for each rival of a case (default {SECONDS})")
+    parser.add_argument("--limit", type=float, help="seconds after which no case begins, for each NAME")
     parser.add_argument("--quick", action="store_true", help=f"fewer cases, {QUICK_SECONDS} seconds each")
     parser.add_argument("--ours", action="store_true", help="without rivals, as for scaling with threads")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
@@ -51,7 +52,7 @@ def measured(args: argparse.Namespace, name: str, threads: int, scratch: str) ->
     """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
     output = Path(scratch) / "measured.json"
     options = {"name": name, "output": str(output)}
-    options |= {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick")}
+    options |= {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick", "limit")}
     number = str(threads)
     variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "UQFORCE_BENCH_SCRATCH": scratch}
     command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]

@@ -42,9 +42,9 @@ CUTOFF, BESSELS, WIDTH, INTERVALS = 5.0, 8, 128, 96
 
 
 class Layer:
-    """A layer with random weights, its input, and the geometry of the structure."""
+    """A layer with random weights, its input, and the geometry of silicon of `repeat`^3 cells of 8 atoms."""
 
-    def __init__(self, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, name: str, dtype: torch.dtype, repeat: int = 4, device: str = "cpu") -> None:
         torch.manual_seed(0)
         irreps, l_max = WORKLOADS[name]
         self.spec = TensorProductSpec(irreps, l_max, irreps)
@@ -57,7 +57,7 @@ class Layer:
         def basis(x: Tensor) -> Tensor:
             return torch.sinc(x * frequencies) * frequencies * (1 - x).clamp(min=0) ** 3
 
-        positions, cell, pbc = tensors(silicon(4))
+        positions, cell, pbc = tensors(silicon(repeat))
         edges = neighbor_list(positions, cell, pbc, CUTOFF)
         length = edges.edge_vec.norm(dim=1, keepdim=True)
         self.edge_index, self.edge_vec = edges.edge_index, edges.edge_vec.to(dtype)
@@ -69,21 +69,24 @@ class Layer:
         self.cutoffs = torch.full((1, 1), CUTOFF, dtype=dtype)
         self.linear = torch.randn(self.map.weight_numel, dtype=dtype) / self.spec.dim_out**0.5
         self.x = torch.randn(len(positions), self.spec.dim_in, dtype=dtype)
+        for key, value in vars(self).items():
+            if isinstance(value, (Tensor, torch.nn.Module)):
+                setattr(self, key, value.to(device))
 
     def tabulated(self) -> list:
         geometry = [self.x, self.edge_vec, self.edge_index, self.atom_types, self.cutoffs, self.table]
         return [*geometry, self.linear, self.spec.flat, self.map.flat]
 
     def cotangents(self, k: int) -> Tensor:
-        return torch.randn(k, len(self.x), self.map.dim_out, dtype=self.x.dtype)
+        return torch.randn(k, len(self.x), self.map.dim_out, dtype=self.x.dtype, device=self.x.device)
 
 
 layer = cache(Layer)
 
 
-def ours(k: int, name: str, dtype: torch.dtype) -> Callable[[], object]:
+def ours(k: int, *layer_arguments) -> Callable[[], object]:
     """The value, and with k > 0 the derivatives of k cotangents."""
-    it = layer(name, dtype)
+    it = layer(*layer_arguments)
     arguments = it.tabulated()
     if k == 0:
         return lambda: tabulated_conv(*arguments)

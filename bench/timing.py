@@ -51,14 +51,16 @@ class Case:
         count: how many of them one call does.
         rivals: for each name a function that imports what it needs, prepares the input in the form that suits
             it best and returns the function to time (`remote` where that is in a process of its own). Ours,
-            "uqforce", comes first. One that raises ModuleNotFoundError is reported as not installed.
+            "uqforce", comes first. One that raises ImportError is reported as not installed.
         check: raises AssertionError where the result of a rival differs from that of the first one.
         work: with it the table shows rates and the share of the machine's ceilings.
         memory: measure what one call adds to the memory in use at its peak, each rival in a fresh process.
         target: how many times faster than `against` we want to be.
         against: that rival's name; by default the fastest.
         quick: part of `run.py --quick`.
-        device: where it runs: "cpu", or "cuda", whose bandwidth is that of a copy.
+        device: where it runs: "cpu", or "cuda", whose bandwidth is that of a copy. There a rival that fails
+            is reported, and the others run.
+        measured: rows that were measured already, in place of rivals.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Case:
     against: str | None = None
     quick: bool = True
     device: str = "cpu"
+    measured: list[dict] | None = None
 
 
 def synchronize() -> None:
@@ -147,19 +150,26 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
 
     `module` is where `case` comes from: needed for `Case.memory`.
     """
+    if case.measured is not None:
+        return case.measured
     rows = {name: {"rival": name} for name in case.rivals}
     functions, first = {}, None
     for name, make in case.rivals.items():
         try:
             functions[name] = make()
-        except ModuleNotFoundError as error:
-            rows[name]["error"] = f"not installed: {error.name}"
-            continue
-        try:
             result = functions[name]()
+        except ImportError as error:
+            rows[name]["error"] = f"not installed: {error.name or error}"
+            continue
         except torch.OutOfMemoryError:
             rows[name]["error"] = "out of memory"
-            del functions[name]
+            functions.pop(name, None)
+            continue
+        except Exception as error:
+            if case.device == "cpu" or name == next(iter(case.rivals)):
+                raise
+            rows[name]["error"] = f"failed: {type(error).__name__}: {error}"[:300]
+            functions.pop(name, None)
             continue
         if first is None:
             first = result
@@ -188,7 +198,8 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
             rows[name]["peak_mb"] = functions[name].peak_bytes() / 1e6
             functions[name].close()
         elif case.device == "cuda":
-            rows[name]["peak_mb"] = cuda_peak_bytes(functions[name]) / 1e6
+            peak = cuda_peak_bytes(functions[name])
+            rows[name] |= {"peak_mb": peak / 1e6, f"peak_bytes_per_{case.unit}": peak / case.count}
         elif case.memory:
             rows[name]["peak_mb"] = peak_bytes(module, case.name, name) / 1e6
     return list(rows.values())

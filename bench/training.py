@@ -34,8 +34,9 @@ def molecules() -> tuple[list[str], Batch]:
     return ["H", "C", "N", "O"], labelled(positions, cell, pbc, kinds)
 
 
-def crystals() -> tuple[list[str], Batch]:
-    positions, cell, pbc = (torch.cat(parts) for parts in zip(*(tensors(silicon(2, seed=k)) for k in (0, 1))))
+def crystals(count: int = 2, repeat: int = 2) -> tuple[list[str], Batch]:
+    cells = [tensors(silicon(repeat, seed=k)) for k in range(count)]
+    positions, cell, pbc = (torch.cat(parts) for parts in zip(*cells))
     return ["Si"], labelled(positions, cell, pbc, torch.zeros(len(positions), dtype=torch.int64))
 
 
@@ -55,8 +56,8 @@ def labelled(positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, kin
 SYSTEMS = {"5 molecules of 27 atoms": molecules, "2 cells of 64 silicon atoms": crystals}
 
 
-def setup(system: str, size: str) -> tuple[Potential, Batch]:
-    types, batch = SYSTEMS[system]()
+def untrained(types: list[str], batch: Batch, size: str) -> Potential:
+    """A model of that size on the device of the batch."""
     torch.manual_seed(0)
     neighbours = batch.edge_index.shape[1] / len(batch.positions)
     fields = {"type_names": types, "r_max": CUTOFF, "avg_num_neighbors": neighbours}
@@ -64,7 +65,7 @@ def setup(system: str, size: str) -> tuple[Potential, Batch]:
         "per_type_energy_scales": dict.fromkeys(types, 1.0),
         "per_type_energy_shifts": dict.fromkeys(types, 0.0),
     }
-    return Potential(ModelConfig.from_preset(size, **fields, **energies)).train(), batch
+    return Potential(ModelConfig.from_preset(size, **fields, **energies)).train().to(batch.positions.device)
 
 
 def stepper(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], float]:
@@ -83,7 +84,11 @@ def stepper(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Call
 
 
 def ours(system: str, size: str) -> Callable[[], float]:
-    potential, batch = setup(system, size)
+    types, batch = SYSTEMS[system]()
+    return our_step(untrained(types, batch, size), batch)
+
+
+def our_step(potential: Potential, batch: Batch) -> Callable[[], float]:
     config = LossConfig(forces={"weight": FORCES_WEIGHT})
 
     def loss() -> torch.Tensor:
@@ -94,10 +99,15 @@ def ours(system: str, size: str) -> Callable[[], float]:
 
 
 def nequip(system: str, size: str, mode: str) -> Callable[[], float]:
+    types, batch = SYSTEMS[system]()
+    return nequip_step(untrained(types, batch, size), batch, mode)
+
+
+def nequip_step(potential: Potential, batch: Batch, mode: str) -> Callable[[], float]:
     from rivals.nequip_models import same_model
 
-    potential, batch = setup(system, size)
-    model = same_model(potential, mode).train()
+    device = batch.positions.device
+    model = same_model(potential.cpu(), mode).train().to(device)
     atoms = torch.bincount(batch.batch)
     data = {
         "pos": batch.positions,

@@ -111,7 +111,8 @@ def test_cases_of_a_cuda_device_run(timing, monkeypatch):
     """On the CPU, with small sizes: what needs a GPU in them is the device's name."""
     device = importlib.import_module("device")
     assert torch.cuda.is_available() or not list(device.cases())
-    small = {"DEVICE": "cpu", "EDGES": 560, "ATOMS": 600, "CHUNK": 256, "MODEL_ATOMS": 27}
+    small = {"DEVICE": "cpu", "EDGES": 560, "ATOMS": 600, "CHUNK": 256, "MODEL_ATOMS": 27, "REPEAT": 1}
+    small |= {"TRAINING": (1, 1), "SEARCH_SECONDS": 0, "cuda_peak_bytes": lambda function: 0}
     for name, value in small.items():
         monkeypatch.setattr(device, name, value)
     monkeypatch.setattr(timing, "ceilings", lambda device: {"bytes": 1e9, "float32": 1e9})
@@ -121,7 +122,9 @@ def test_cases_of_a_cuda_device_run(timing, monkeypatch):
         names.add(case.name.split(",")[0].split()[0])
         for row in timing.run_case(case, seconds=0):
             assert "median_ms" in row or row["error"].startswith("not installed"), row
-    assert names == {"mixture", "neighbour", "convolution", "model"}
+    assert names == {
+        *("mixture", "neighbour", "convolution", "model", "training", "inference", "force", "largest")
+    }
 
 
 def test_json_takes_one_name(tmp_path):

@@ -1,11 +1,12 @@
 """The emulation of CUDA finds the faults that it is there for; nvcc compiles every kernel without spills."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.emulation.resources import compiled
 
 ROOT = Path(__file__).parents[1]
 EMULATION, CSRC = ROOT / "tests" / "emulation", ROOT / "csrc"
@@ -35,20 +36,5 @@ def test_faults_are_found(tmp_path):
     "source", sorted(CSRC.glob("*/cuda*.cu")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_no_kernel_spills(source, arch, tmp_path):
-    command = [
-        "nvcc",
-        "-O3",
-        "-std=c++17",
-        "--expt-relaxed-constexpr",
-        "-Xptxas",
-        "-v",
-        f"-I{CSRC}",
-        "-cubin",
-    ]
-    command += [f"-arch=sm_{arch}", source, "-o", tmp_path / "kernels.cubin"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    names = re.findall(r"Function properties for (\S+)", done.stderr)
-    spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", done.stderr)]
-    assert len(names) == len(spilled) > 0
-    assert not {name: size for name, size in zip(names, spilled) if size > 0}
+    kernels = compiled(source, arch, tmp_path)
+    assert kernels and not [kernel for kernel in kernels if kernel.spilled > 0]

@@ -19,8 +19,8 @@ from uqforce.ops import neighbor_list
 
 
 @pytest.fixture
-def calculator(potential) -> Calculator:
-    return Calculator(potential, device="cpu")
+def calculator(potential, device) -> Calculator:
+    return Calculator(potential, device=str(device))
 
 
 def energy(atoms: Atoms) -> float:

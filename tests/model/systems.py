@@ -10,6 +10,7 @@ from uqforce.ops import neighbor_list
 
 TYPES = ["H", "C", "O"]
 CUTOFF = 3.5
+device = torch.device("cpu")  # where evaluate() computes; the fixture `on_device` sets it
 
 
 class System(NamedTuple):
@@ -40,8 +41,11 @@ def random_system(sizes: list[int], periodic: bool, seed: int = 0) -> System:
 
 
 def evaluate(potential: torch.nn.Module, system: System) -> Prediction:
-    n = neighbor_list(system.positions, system.cell, system.pbc, CUTOFF, system.batch)
-    return potential(n.edge_vec, n.edge_index, system.atom_types, system.batch, len(system.cell))
+    """The prediction, made on `device`, where the potential stays, and brought back to the CPU."""
+    positions, cell, pbc, atom_types, batch = (tensor.to(device) for tensor in system)
+    n = neighbor_list(positions, cell, pbc, CUTOFF, batch)
+    prediction = potential.to(device)(n.edge_vec, n.edge_index, atom_types, batch, len(cell))
+    return Prediction(*(tensor.cpu() for tensor in prediction))
 
 
 def make_potential(seed: int = 0, **fields) -> Potential:

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from tests.model import systems
 from tests.model.systems import evaluate, make_potential, random_system
 from uqforce.model import InferencePotential
 from uqforce.model.gate import Gate
 from uqforce.model.linear import ScalarMLP
 from uqforce.model.noise.terms import Head
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 VARIANTS = {
     "plain": {"parity": False},
@@ -27,7 +30,7 @@ VARIANTS = {
 
 
 @pytest.fixture(params=VARIANTS, scope="module")
-def pair(request):
+def pair(request, on_device):
     potential = make_potential(**VARIANTS[request.param])
     return potential, InferencePotential(potential)
 
@@ -89,7 +92,7 @@ def test_tabulation_says_what_it_costs():
 
 def test_scripted_is_the_same_to_the_bit(pair):
     _, inference = pair
-    scripted = torch.jit.freeze(torch.jit.script(inference))
+    scripted = torch.jit.freeze(torch.jit.script(inference.to(systems.device)))
     system = random_system([7, 12], True)
     for a, b in zip(evaluate(scripted, system), evaluate(inference, system)):
         assert torch.equal(a, b)
@@ -104,7 +107,7 @@ def test_mixture_and_no_gradients_are_kept():
     )
     system = random_system([5], True)
     want = evaluate(potential, system)
-    inference = InferencePotential(potential)
+    inference = InferencePotential(potential.cpu())
     with torch.no_grad():
         got = evaluate(inference, system)
     assert not any(tensor.requires_grad for tensor in got)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from tests.model.systems import evaluate, make_potential, random_system
+from tests.model import systems
+from tests.model.systems import System, evaluate, make_potential, random_system
 from uqforce.ops import neighbor_list
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 STEP = 1e-4
 
@@ -253,8 +256,9 @@ def test_edges_may_carry_a_graph(potential):
     """The gradient with respect to positions through the caller's edges is minus the forces."""
     system = random_system([6], periodic=True)
     positions = system.positions.clone().requires_grad_(True)
-    n = neighbor_list(positions, system.cell, system.pbc, 3.5, system.batch)
+    on_it = System(*(tensor.to(systems.device) for tensor in system._replace(positions=positions)))
+    n = neighbor_list(on_it.positions, on_it.cell, on_it.pbc, 3.5, on_it.batch)
     potential.train()
-    prediction = potential(n.edge_vec, n.edge_index, system.atom_types, system.batch, 1)
+    prediction = potential.to(systems.device)(n.edge_vec, n.edge_index, on_it.atom_types, on_it.batch, 1)
     gradient = torch.autograd.grad(prediction.energy.sum(), positions)[0]
-    torch.testing.assert_close(-gradient, prediction.forces)
+    torch.testing.assert_close(-gradient, prediction.forces.cpu())
