@@ -44,10 +44,8 @@ def compiled(source: Path, arch: str, folder: Path) -> list[Kernel]:
     names = subprocess.run(
         ["c++filt"], input="\n".join(name for name, *_ in found), capture_output=True, text=True, check=True
     )
-    short = [
-        re.sub(r"uqforce::|\w+::(?=\w+[<(])|\(anonymous namespace\)::|void |\(.*", "", line)
-        for line in names.stdout.splitlines()
-    ]
+    short = [re.sub(r"\(anonymous namespace\)::|void ", "", line) for line in names.stdout.splitlines()]
+    short = [re.sub(r"\w+::", "", name.split("(")[0]) for name in short]
     return [Kernel(n, int(registers), int(spilled)) for n, (_, spilled, registers) in zip(short, found)]
 
 
