@@ -153,17 +153,17 @@ def derived(
         aleatoric = torch.ops.uqforce.force_variance(
             edge_index, edge_vec, e.slopes, e.slopes, batch, num_structures, local, 0
         )[1]
-    energies = e.energies.mean(0)
+    energies = over_members(e.energies)
     energy = sum_of_members(e.energies, batch, num_structures)
 
     energy_forces, virial_aleatoric, energy_variance = empty, empty, empty
     if e.halves.shape[0] > 0:
-        energy_forces = -by_positions(edge_index, edge_vec, e.halves.mean(0), batch, num_structures)
+        energy_forces = -by_positions(edge_index, edge_vec, over_members(e.halves), batch, num_structures)
         virial_aleatoric = virial_noise(e, edge_index, edge_vec, batch, num_structures, local)
     if e.variance.shape[0] > 0:
-        energy_variance = e.variance.mean(0)
+        energy_variance = over_members(e.variance)
     has_blocks = e.diagonal.shape[0] > 0
-    aleatoric = with_diagonal(matrices(aleatoric), e.diagonal.mean(0)) if has_blocks else empty
+    aleatoric = with_diagonal(matrices(aleatoric), over_members(e.diagonal)) if has_blocks else empty
 
     energy_epistemic, virial_epistemic = empty, empty
     energy_ensemble, forces_ensemble, virial_ensemble = empty, empty, empty
@@ -191,16 +191,16 @@ def derived(
     total = added(aleatoric, epistemic)
     return Prediction(
         energies=energies,
-        energy=energy.mean(0),
+        energy=over_members(energy),
         forces=forces,
         virial=virial,
-        edge_gradient=e.gradients.mean(0),
+        edge_gradient=over_members(e.gradients),
         features=e.features,
         nll=nll,
-        energies_variance=e.variances.mean(0) if e.variances.shape[0] > 0 else empty,
-        energy_uncertainty=torch.sqrt(added(energy_variance, energy_epistemic)),
-        energy_uncertainty_aleatoric=torch.sqrt(energy_variance),
-        energy_uncertainty_epistemic=torch.sqrt(energy_epistemic),
+        energies_variance=over_members(e.variances),
+        energy_uncertainty=root(added(energy_variance, energy_epistemic)),
+        energy_uncertainty_aleatoric=root(energy_variance),
+        energy_uncertainty_epistemic=root(energy_epistemic),
         forces_uncertainty=per_component(total),
         forces_uncertainty_aleatoric=per_component(aleatoric),
         forces_uncertainty_epistemic=per_component(epistemic),
@@ -243,11 +243,11 @@ def of_domain(
         forces_spread = (forces - forces.mean(0)).square().sum(2).sum(0) / (3 * (members - ddof))
         energy_spread = (energy - energy.mean(0)).square().sum(0, keepdim=True) / (members - ddof)
     return DomainPrediction(
-        energies=e.energies.mean(0),
-        edge_gradient=e.gradients.mean(0),
+        energies=over_members(e.energies),
+        edge_gradient=over_members(e.gradients),
         features=e.features,
         nll=nll,
-        energies_variance=e.variances.mean(0) if e.variances.shape[0] > 0 else energy_noise[:0],
+        energies_variance=over_members(e.variances),
         energy_uncertainty=torch.sqrt(added(energy_noise, energy_spread)),
         energy_uncertainty_aleatoric=torch.sqrt(energy_noise),
         energy_uncertainty_epistemic=torch.sqrt(energy_spread),
@@ -278,7 +278,7 @@ def virial_noise(
         for k in range(e.slopes.shape[0])
     ]
     rows = voigt(torch.stack(virials))
-    blocks = torch.einsum("kri,krj->rij", rows, rows) / e.slopes.shape[0]
+    blocks = over_members(rows.unsqueeze(3) * rows.unsqueeze(2))
     if local:
         blocks = sum_by_structure(blocks, batch, num_structures)
     own = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.5, 0.5], dtype=blocks.dtype, device=blocks.device)
@@ -305,8 +305,20 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
 def per_component(covariance: Tensor) -> Tensor:
     """sqrt(trace / 3) of covariance [N,3,3], [N]; no elements of what has none."""
     if covariance.numel() == 0:
-        return covariance.new_zeros(0)
+        return covariance.flatten()
     return torch.sqrt(covariance.diagonal(dim1=1, dim2=2).sum(1) / 3.0)
+
+
+def over_members(values: Tensor) -> Tensor:
+    """values [M,...] -> their mean; of one member its own, not copied, and of none no elements."""
+    if values.shape[0] == 1:
+        return values[0]
+    return values.mean(0) if values.shape[0] > 0 else values.flatten()
+
+
+def root(variance: Tensor) -> Tensor:
+    """The standard deviation, where there is one."""
+    return torch.sqrt(variance) if variance.numel() > 0 else variance
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
