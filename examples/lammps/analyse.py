@@ -93,7 +93,7 @@ def water() -> dict:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained", sharex=True)
     for axis, pair, top in zip(axes, PAIRS, (4, 2.5, 4)):
         axis.plot(r, of_data[pair], color="0.6", lw=3, label=f"data, {len(data)} frames")
-        axis.plot(r, of_run[pair], color="C0", lw=1, label=f"model, {len(settled)} frames of 18 ps")
+        axis.plot(r, of_run[pair], color="C0", lw=1, label=f"model, {log['Time'][-1] - 2:.1f} ps")
         axis.set(title=f"{pair[0]}-{pair[1]}", xlabel="r (A)", ylim=(0, top), xlim=(0.8, R_MAX))
     axes[0].set_ylabel("g(r)")
     axes[0].legend(frameon=False, fontsize="small")
