@@ -218,7 +218,7 @@ def _per_type(values: Tensor, types: list[str]) -> float | dict[str, float] | No
 def nequip_options(potential: Potential) -> dict[str, Any]:
     """Arguments of nequip's `NequIPGNNModel` that build our network, with its present scales and shifts."""
     config = potential.config
-    fields = config.model_dump(exclude={"zbl", "dtype", *NOISE})
+    fields = config.model_dump(exclude={"zbl", "dtype", "heads", "dropout", *NOISE})
     for name, values in potential.network.scale_shift.named_parameters():
         field, default = f"per_type_energy_{name}", {"scales": 1.0, "shifts": 0.0}[name]
         fields[field] = _per_type(values, config.type_names)
