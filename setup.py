@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 CSRC = ROOT / "csrc"
 # Never -march=native: kernels for AVX2 and AVX-512 are chosen at run time (csrc/common/isa.h).
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-fno-math-errno", "-fopenmp"]
-NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-lineinfo"]
+NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-lineinfo", "-Xfatbin=-compress-all"]
 
 
 class BuildExtension(cpp_extension.BuildExtension):
