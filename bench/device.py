@@ -75,7 +75,7 @@ def chunked(product: Callable[..., Tensor], name: str, order: int) -> Callable[[
 
 
 def e3nn_conv(name: str, order: int) -> Callable[[], object]:
-    return chunked(conv_bench.e3nn_product(name).to(DEVICE), name, order)
+    return chunked(conv_bench.e3nn_product(name).to(DEVICE, torch.float32), name, order)
 
 
 def openequivariance_conv(name: str, order: int) -> Callable[[], object]:

@@ -135,7 +135,7 @@ def test_nll_gradient_that_cannot_be(potential, make_potential, monkeypatch):
     with pytest.raises(DeployError, match="carries no nll"):
         Calculator(make_potential(mixture=False), device="cpu", nll_gradient="max")
     monkeypatch.delattr(ExportedPotential, "nll_gradient")  # as in a file of before
-    with pytest.raises(DeployError, match="export the model again"):
+    with pytest.raises(DeployError, match="export the model to TorchScript"):
         Calculator(potential, device="cpu", nll_gradient="max")
 
 

@@ -240,7 +240,7 @@ def test_round_trip_of_a_file(make_potential, tmp_path, monkeypatch, capsys):
     potential: Potential = make_potential("float32")
     save_model(potential, "model.uqf")
     assert main(["export", "model.uqf", "--format", "nequip-state", "-o", "model.ckpt"]) == 0
-    assert "no place for the mixture and the variance head" in capsys.readouterr().out
+    assert "no place for the mixture and the noise" in capsys.readouterr().out
     torch.load("model.ckpt", weights_only=True)
     back = import_nequip("model.ckpt", trust=True, echo=lambda line: None)
     for name, value in potential.network.state_dict().items():

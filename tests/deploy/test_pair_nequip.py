@@ -75,6 +75,7 @@ def test_as_the_pair_style_calls_it(exported, potential, fresh_process, tmp_path
 
 def test_nequips_calculator(exported, potential, crystal, molecule):
     integration = pytest.importorskip("nequip.integrations.ase")
+    torch.set_default_dtype(torch.float64)  # which nequip does once in a process only
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = integration.NequIPCalculator.from_compiled_model(exported, device="cpu")
