@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from uqforce import build_info
 from uqforce._library import LIBRARY_PATH
 
 ROOT = Path(__file__).parents[1]
@@ -96,5 +97,32 @@ def fresh_process(tmp_path, request) -> Callable[..., str]:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def every_instruction_set(fresh_process, tmp_path, monkeypatch) -> Callable[..., list]:
+    """`every_instruction_set(code, inputs)` runs code with each set of CPU kernels there is here.
+
+    The code, run by `fresh_process`, finds `inputs` and leaves `results`: a list of these, best set first.
+    """
+
+    def run(code: str, inputs: object) -> list:
+        torch.save(inputs, tmp_path / "inputs.pt")
+        info, found = build_info(), []
+        offered = info["instruction_sets"][: info["instruction_sets"].index(info["instruction_set"]) + 1]
+        program = "\n".join(
+            [
+                'inputs = torch.load("inputs.pt", weights_only=True)',
+                textwrap.dedent(code),
+                'torch.save(results, "results.pt")',
+            ]
+        )
+        for isa in reversed(offered):
+            monkeypatch.setenv("UQFORCE_ISA", isa)
+            fresh_process(program)
+            found.append(torch.load(tmp_path / "results.pt", weights_only=True))
+        return found
 
     return run

@@ -1,9 +1,5 @@
 """The six tests of the embedding of edges, and its equality with e3nn's spherical harmonics."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from e3nn import o3
@@ -183,31 +179,21 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
 
 
 ALL_OPS = """
-import sys, torch, uqforce
-edge_vec, inverse_cutoff, grad_sh, grad_length = torch.load(sys.argv[1], weights_only=True)
+edge_vec, inverse_cutoff, grad_sh, grad_length = inputs
 library = torch.ops.uqforce
 rest = (edge_vec, inverse_cutoff, 4)
 results = [*library.edge_embedding(*rest), library.edge_embedding_backward(grad_sh, grad_length, *rest)]
 results += library.edge_embedding_double_backward(edge_vec.sin(), grad_sh, grad_length, *rest, [True] * 3)
-torch.save(results, sys.argv[2])
 """
 
 
 @pytest.mark.cpu_kernels
-def test_every_instruction_set(dtype, tmp_path):
+def test_every_instruction_set(dtype, every_instruction_set):
     edge_vec, inverse_cutoff = random_inputs(37, dtype)
     grads = torch.randn(37, 25, dtype=dtype), torch.randn(37, 1, dtype=dtype)
-    torch.save([edge_vec, inverse_cutoff, *grads], tmp_path / "in.pt")
-    results = []
-    for isa in ("", "avx2", "baseline"):
-        command = [sys.executable, "-W", "ignore", "-c", ALL_OPS, tmp_path / "in.pt", tmp_path / "out.pt"]
-        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
-        if "this processor offers" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "out.pt", weights_only=True))
-    for other in results[1:]:
-        assert_close(other, results[0], 100 * torch.finfo(dtype).eps)
+    first, *others = every_instruction_set(ALL_OPS, [edge_vec, inverse_cutoff, *grads])
+    for other in others:
+        assert_close(other, first, 100 * torch.finfo(dtype).eps)
 
 
 def test_bad_arguments():

@@ -1,9 +1,5 @@
 """The six tests of the gate, and its equality with e3nn's."""
 
-import os
-import subprocess
-import sys
-
 import e3nn.nn
 import pytest
 import torch
@@ -200,30 +196,20 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
 
 
 ALL_OPS = """
-import sys, torch, uqforce
-x, grad, spec = torch.load(sys.argv[1], weights_only=True)
+x, grad, spec = inputs
 library, rest = torch.ops.uqforce, (x, spec, 1.5, 1.6)
 results = [library.gate(*rest), library.gate_backward(grad, *rest)]
 results += library.gate_double_backward(x.sin(), grad, *rest, [True, True])
-torch.save(results, sys.argv[2])
 """
 
 
 @pytest.mark.cpu_kernels
-def test_every_instruction_set(dtype, tmp_path):
+def test_every_instruction_set(dtype, every_instruction_set):
     spec = SPECS["both parities"]
     inputs = [rows_of(spec, 5, dtype), random_rows(5, spec.irreps_out.dim, dtype, seed=1), spec.flat]
-    torch.save(inputs, tmp_path / "in.pt")
-    results = []
-    for isa in ("", "avx2", "baseline"):
-        command = [sys.executable, "-W", "ignore", "-c", ALL_OPS, tmp_path / "in.pt", tmp_path / "out.pt"]
-        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
-        if "this processor offers" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "out.pt", weights_only=True))
-    for other in results[1:]:
-        assert_close(other, results[0], 20 * torch.finfo(dtype).eps)
+    first, *others = every_instruction_set(ALL_OPS, inputs)
+    for other in others:
+        assert_close(other, first, 20 * torch.finfo(dtype).eps)
 
 
 def test_bad_arguments():

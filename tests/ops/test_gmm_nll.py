@@ -254,30 +254,19 @@ def test_bitwise_the_same(device, dtype):
 
 
 @pytest.mark.cpu_kernels
-def test_every_instruction_set(tmp_path, fresh_process, monkeypatch):
+def test_every_instruction_set(every_instruction_set):
     """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
-
-    def run(features: Tensor, *mixture: Tensor) -> list[Tensor]:
-        value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
-        return [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
-
-    dtypes = (torch.float32, torch.float64)
-    cases = [make_case(200, 19, 7, "cpu", dtype) for dtype in dtypes]
-    expected = [tensor for features, mixture in cases for tensor in run(features, *mixture)]
-    torch.save(cases, tmp_path / "in.pt")
-    sets = ["baseline", "avx2", "avx512"]
-    for isa in sets[: sets.index(build_info()["instruction_set"])]:
-        monkeypatch.setenv("UQFORCE_ISA", isa)
-        fresh_process(
-            """
-            out = []
-            for features, mixture in torch.load("in.pt"):
-                value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
-                out += [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
-            torch.save(out, "out.pt")
-            """
-        )
-        for a, b in zip(torch.load(tmp_path / "out.pt"), expected):
+    first, *others = every_instruction_set(
+        """
+        results = []
+        for features, mixture in inputs:
+            value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
+            results += [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
+        """,
+        [make_case(200, 19, 7, "cpu", dtype) for dtype in (torch.float32, torch.float64)],
+    )
+    for other in others:
+        for a, b in zip(other, first, strict=True):
             tolerance = 1000 * torch.finfo(b.dtype).eps
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
 

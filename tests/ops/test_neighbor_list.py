@@ -265,28 +265,14 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(device, dtype):
         torch.set_num_threads(threads)
 
 
-def instruction_sets():
-    """Those up to the one in use."""
-    info = uqforce.build_info()
-    return info["instruction_sets"][: info["instruction_sets"].index(info["instruction_set"]) + 1]
-
-
 @pytest.mark.cpu_kernels
-@pytest.mark.parametrize("isa", instruction_sets())
-def test_bitwise_the_same_for_every_instruction_set(isa, tmp_path, fresh_process, monkeypatch):
+def test_bitwise_the_same_for_every_instruction_set(every_instruction_set):
     structures = [crystal(n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0))]
     structures += [isolated(*crystal(n, noise, n)) for n, noise in ((3, 0.1), (1, 0), (4, 0), (5, 0))]
     positions, cell, pbc, batch = batch_of(structures)
-    expected = neighbor_list(positions, cell, pbc, 5.43 / 2**0.5, batch)
-    torch.save((positions, cell, pbc, 5.43 / 2**0.5, batch), tmp_path / "inputs.pt")
-    monkeypatch.setenv("UQFORCE_ISA", isa)
-    fresh_process(
-        """
-        torch.save(torch.ops.uqforce.neighbor_list(*torch.load("inputs.pt")), "out.pt")
-        """
-    )
-    for ours, theirs in zip(torch.load(tmp_path / "out.pt"), expected):
-        assert torch.equal(ours, theirs)
+    inputs = [positions, cell, pbc, 5.43 / 2**0.5, batch]
+    for found in every_instruction_set("results = torch.ops.uqforce.neighbor_list(*inputs)", inputs):
+        assert all(map(torch.equal, found, neighbor_list(*inputs)))
 
 
 # ---- other programs' lists

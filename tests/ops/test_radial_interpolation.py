@@ -1,9 +1,5 @@
 """The six tests of the radial interpolation, and how well it stands for a radial network."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -190,32 +186,22 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
 
 
 ALL_OPS = """
-import sys, torch, uqforce
-table, slope, x, grad, ddtable, ddx = torch.load(sys.argv[1], weights_only=True)
+table, slope, x, grad, ddtable, ddx = inputs
 library = torch.ops.uqforce
 results = [library.radial_interpolation(table, slope, x)]
 results += library.radial_interpolation_backward(grad, slope, x, [True] * 2)
 results += library.radial_interpolation_double_backward(ddtable, ddx, grad, slope, x, [True] * 3)
-torch.save(results, sys.argv[2])
 """
 
 
 @pytest.mark.cpu_kernels
-def test_every_instruction_set(dtype, tmp_path):
+def test_every_instruction_set(dtype, every_instruction_set):
     table, slope, x = random_inputs(40, 37, 200, dtype)
     grad = radial_interpolation(table, slope, x)
     arguments = [table, slope, x, grad, table.sin(), x.sin()]
-    torch.save(arguments, tmp_path / "in.pt")
-    results = []
-    for isa in ("", "avx2", "baseline"):
-        command = [sys.executable, "-W", "ignore", "-c", ALL_OPS, tmp_path / "in.pt", tmp_path / "out.pt"]
-        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
-        if "this processor offers" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "out.pt", weights_only=True))
-    for other in results[1:]:
-        assert_close(other, results[0], 100 * torch.finfo(dtype).eps)
+    first, *others = every_instruction_set(ALL_OPS, arguments)
+    for other in others:
+        assert_close(other, first, 100 * torch.finfo(dtype).eps)
 
 
 def test_bad_arguments():

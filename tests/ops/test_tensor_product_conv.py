@@ -1,9 +1,6 @@
 """The six tests of the convolution, and its equality with e3nn's tensor product."""
 
-import os
 import random
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -326,36 +323,26 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(spec, dtype, cuda_
 
 
 ALL_OPS = """
-import sys, torch, uqforce
-cotangents, grad, inputs, flat = torch.load(sys.argv[1], weights_only=True)
+cotangents, grad, tensors, flat = inputs
 library = torch.ops.uqforce
-results = [library.tensor_product_conv(*inputs, flat)]
-results += library.tensor_product_conv_backward(grad, *inputs, flat, [True] * 3)
-results += library.tensor_product_conv_double_backward(*cotangents, grad, *inputs, flat, [True] * 4)
-torch.save(results, sys.argv[2])
+results = [library.tensor_product_conv(*tensors, flat)]
+results += library.tensor_product_conv_backward(grad, *tensors, flat, [True] * 3)
+results += library.tensor_product_conv_double_backward(*cotangents, grad, *tensors, flat, [True] * 4)
 """
 
 
 @pytest.mark.cpu_kernels
 @pytest.mark.parametrize("irreps_in", ["40x0e + 33x1o + 5x2e", "3x4e + 17x3o + 1x1e"])
-def test_every_instruction_set(irreps_in, dtype, tmp_path):
+def test_every_instruction_set(irreps_in, dtype, every_instruction_set):
     """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
     every = [(1, (l, p)) for l in range(5) for p in (1, -1)]
     spec = TensorProductSpec(irreps_in, 4, every)
     inputs = random_inputs(spec, 5, 80, dtype)
     cotangents = random_inputs(spec, 5, 80, dtype, seed=1)[:3]
     grad = torch.randn(5, spec.dim_out, dtype=dtype)
-    torch.save([cotangents, grad, inputs, spec.flat], tmp_path / "in.pt")
-    results = []
-    for isa in ("", "avx2", "baseline"):
-        command = [sys.executable, "-W", "ignore", "-c", ALL_OPS, tmp_path / "in.pt", tmp_path / "out.pt"]
-        done = subprocess.run(command, env={**os.environ, "UQFORCE_ISA": isa}, capture_output=True, text=True)
-        if "this processor offers" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "out.pt", weights_only=True))
-    for other in results[1:]:
-        assert_close(other, results[0], 50 * torch.finfo(dtype).eps)
+    first, *others = every_instruction_set(ALL_OPS, [cotangents, grad, inputs, spec.flat])
+    for other in others:
+        assert_close(other, first, 50 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.cpu_kernels
