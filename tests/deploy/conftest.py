@@ -6,8 +6,8 @@ import pytest
 import torch
 from ase import Atoms
 
-from uqforce.deploy.export import export, sample_structure
-from uqforce.model import ModelConfig, Potential
+from uqforce.deploy.export import export
+from uqforce.model import ModelConfig, Potential, sample_structure
 
 
 def build(dtype: str = "float64", mixture: bool = True, noise: str = "total") -> Potential:

@@ -12,7 +12,7 @@ from ase.optimize import BFGS
 
 from uqforce.deploy.calculator import Calculator, VerletList
 from uqforce.deploy.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
-from uqforce.deploy.export import ExportedPotential
+from uqforce.deploy.exported import ExportedPotential
 from uqforce.deploy.records import frame_with_results
 from uqforce.model import save_model
 from uqforce.ops import neighbor_list

@@ -16,9 +16,9 @@ from uqforce.deploy.export import (
     load_exported,
     open_model,
     read_metadata,
-    sample_structure,
 )
-from uqforce.model import InferencePotential, save_model
+from uqforce.deploy.exported import FORMAT_VERSION
+from uqforce.model import InferencePotential, sample_structure, save_model
 
 RUN = """
 results = []
@@ -100,7 +100,7 @@ def test_the_first_call_is_like_the_later_ones(dtype, make_potential, tmp_path):
 
 def test_metadata(exported, make_potential):
     description = read_metadata(exported)
-    assert description["format_version"] == module.FORMAT_VERSION
+    assert description["format_version"] == FORMAT_VERSION
     assert description["uqforce_version"] == __version__
     assert description["torch_version"] == torch.__version__
     assert description["type_names"] == ["H", "C", "O"]

@@ -9,7 +9,7 @@ import torch
 
 from uqforce import Calculator
 from uqforce.deploy.errors import ExportError
-from uqforce.deploy.export import ExportedPotential
+from uqforce.deploy.exported import ExportedPotential
 from uqforce.deploy.pair_nequip import (
     INPUTS,
     OUTPUTS,

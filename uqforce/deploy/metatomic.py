@@ -27,7 +27,8 @@ from metatomic.torch import (
 from torch import Tensor, nn
 
 from uqforce._library import LIBRARY_PATH
-from uqforce.deploy.export import TOLERANCE, ExportedPotential, compare, metadata, run_program
+from uqforce.deploy.export import TOLERANCE, compare, run_program
+from uqforce.deploy.exported import ExportedPotential, metadata
 from uqforce.deploy.pair_nequip import sample as periodic_sample
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors

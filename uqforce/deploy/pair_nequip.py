@@ -22,14 +22,8 @@ from torch import Tensor, nn
 
 from uqforce.deploy.aoti import compile_method
 from uqforce.deploy.errors import ExportError
-from uqforce.deploy.export import (
-    TOLERANCE,
-    TOLERANCE_OPTIMISED,
-    ExportedPotential,
-    compare,
-    metadata,
-    run_in_fresh_process,
-)
+from uqforce.deploy.export import TOLERANCE, TOLERANCE_OPTIMISED, compare, run_in_fresh_process
+from uqforce.deploy.exported import ExportedPotential, metadata
 from uqforce.model import Potential, sample_structure
 from uqforce.ops import neighbor_list
 
