@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,10 +22,10 @@ from uqforce.train import checkpoint
 from uqforce.train.config import TrainConfig, config_hash, fixed_fields
 from uqforce.train.distributed import Processes
 from uqforce.train.loss import PROPERTIES, empty_tally, measure_members, total_loss
+from uqforce.train.metrics import UNITS, errors, write_metrics
 from uqforce.train.schedule import Schedule
 
 log = logging.getLogger("uqforce.train")
-UNITS = {"energy": "meV/atom", "forces": "meV/A", "stress": "meV/A^3"}
 
 
 class TrainingError(RuntimeError):
@@ -377,32 +375,3 @@ class Trainer:
         if state["data_hash"] != self.data_hash:
             changes.append("data: the training or validation frames are not those of the checkpoint")
         return changes
-
-
-def errors(part: str, tally: Tensor, config: TrainConfig) -> dict[str, float]:
-    """Loss, MAE and RMSE (`UNITS`; NaN without labels) of a tally, named `part_property_kind`."""
-    row = {f"{part}_loss": total_loss(tally[0], tally[3], config.loss).item()}
-    for column, name in enumerate(PROPERTIES):
-        _, absolute, squared, count = tally[:, column].tolist()
-        row[f"{part}_{name}_mae"] = 1e3 * absolute / count if count else math.nan
-        row[f"{part}_{name}_rmse"] = 1e3 * math.sqrt(squared / count) if count else math.nan
-    return row
-
-
-def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
-    """metrics.csv with a row per epoch, atomically; the header carries the units."""
-    if not rows:
-        return
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_with_unit(name) for name in rows[0])
-        writer.writerows(row.values() for row in rows)
-    os.replace(temporary, path)
-
-
-def _with_unit(column: str) -> str:
-    for name, unit in UNITS.items():
-        if column.endswith((f"_{name}_mae", f"_{name}_rmse")):
-            return f"{column} ({unit})"
-    return "seconds (s)" if column == "seconds" else column

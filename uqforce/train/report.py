@@ -13,8 +13,9 @@ from torch import Tensor
 
 from uqforce.data import Dataset, batches, collate
 from uqforce.model import Potential
-from uqforce.train.loop import UNITS, evaluating, predict
+from uqforce.train.loop import evaluating, predict
 from uqforce.train.loss import PROPERTIES, structure_stress
+from uqforce.train.metrics import UNITS
 
 
 class Comparison(NamedTuple):
