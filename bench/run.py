@@ -48,13 +48,14 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def measured(args: argparse.Namespace, name: str, threads: int, scratch: str) -> dict:
+def measured(args: argparse.Namespace, name: str, threads: int, scratch: Path) -> dict:
     """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
-    output = Path(scratch) / "measured.json"
+    output = scratch / "measured.json"
     options = {"name": name, "output": str(output)}
     options |= {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick", "limit")}
     number = str(threads)
-    variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "UQFORCE_BENCH_SCRATCH": scratch}
+    variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
+    variables["UQFORCE_BENCH_SCRATCH"] = str(scratch)
     command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]
     subprocess.run(command, env={**os.environ, **variables}, check=True)
     return json.loads(output.read_text())
@@ -75,7 +76,8 @@ def main() -> None:
     args = parse()
     command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as temporary:
-        scratch = str((args.scratch or Path(temporary)).resolve())
+        scratch = (args.scratch or Path(temporary)).resolve()
+        scratch.mkdir(parents=True, exist_ok=True)
         for name in args.names:
             runs = [measured(args, name, threads, scratch) for threads in args.threads]
             cases = [case for run in runs for case in run["cases"]]
