@@ -20,23 +20,21 @@ from uqforce.deploy.errors import DeployError, ExportError
 from uqforce.deploy.export import export, load_exported
 from uqforce.model import Potential, sample_structure
 
-COMPILED_ONCE = {"num_layers": 2, "zbl": False}
+
+@pytest.fixture(scope="session", params=["total", "local"])
+def potential(request) -> Potential:
+    return build(num_layers=2, zbl=False, noise=request.param)
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory) -> Path:
+def package(potential, tmp_path_factory) -> Path:
     """Compiled once for all processes of the tests: it takes a minute."""
-    path = tmp_path_factory.getbasetemp().parent / "uqforce-aoti" / "model.pt2"
+    path = tmp_path_factory.getbasetemp().parent / "uqforce-aoti" / f"{potential.config.noise}.pt2"
     path.parent.mkdir(exist_ok=True)
     with FileLock(str(path) + ".lock"):
         if not path.exists():
-            export(build(**COMPILED_ONCE), path, compiled=True)
+            export(potential, path, compiled=True)
     return path
-
-
-@pytest.fixture(scope="session")
-def potential() -> Potential:
-    return build(**COMPILED_ONCE)
 
 
 def test_any_number_of_atoms_edges_and_structures(package, potential):
