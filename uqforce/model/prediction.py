@@ -90,6 +90,16 @@ def sum_of_members(values: Tensor, batch: Tensor, num_structures: int) -> Tensor
     return values.new_zeros(values.shape[0], num_structures).index_add(1, batch, values)
 
 
+def sums_by_atom(values: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
+    """values [K,E,3] of edges -> [N, 3 K]: for each atom those of its edges, less those of the edges to it.
+
+    The edges' axis stands first, since torch adds up rows about twice as fast there.
+    """
+    rows = values.transpose(0, 1).flatten(1)
+    sums = rows.new_zeros(num_atoms, rows.shape[1]).index_add(0, edge_index[0], rows)
+    return sums.index_add(0, edge_index[1], rows, alpha=-1.0)
+
+
 def by_positions(
     edge_index: Tensor, edge_vec: Tensor, gradient: Tensor, batch: Tensor, num_structures: int
 ) -> Tensor:
@@ -235,12 +245,11 @@ def of_domain(
         energy_noise, forces_noise = e.variance.mean(0), trace / 3.0 + e.diagonal.mean(0)
     energy_spread, forces_spread = trace.new_zeros(0), trace.new_zeros(0)
     if members > 1 and uncertain:
-        forces = e.gradients.new_zeros(members, num_atoms, 3)
-        forces = forces.index_add(1, edge_index[0], e.gradients)
-        forces = forces.index_add(1, edge_index[1], e.gradients, alpha=-1.0)
-        forces = torch.ops.uqforce.ghost_exchange_vjp(forces, own)
+        forces = sums_by_atom(e.gradients, edge_index, num_atoms).unsqueeze(0)
+        forces = torch.ops.uqforce.ghost_exchange_vjp(forces, own).view(own, members, 3)
         energy = torch.ops.uqforce.sum_over_ranks(e.energies.sum(1))
-        forces_spread = (forces - forces.mean(0)).square().sum(2).sum(0) / (3 * (members - ddof))
+        spread = (forces - forces.mean(1, keepdim=True)).flatten(1)
+        forces_spread = spread.square().sum(1) / (3 * (members - ddof))
         energy_spread = (energy - energy.mean(0)).square().sum(0, keepdim=True) / (members - ddof)
     return DomainPrediction(
         energies=over_members(e.energies),

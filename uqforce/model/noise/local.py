@@ -145,7 +145,7 @@ class LocalInference(nn.Module):
         """Edges to several images of an atom count as their sum where the atoms' numbers tell of images."""
         members, num_atoms = slopes.shape[0], atom_types.shape[0]
         centre, neighbour = edge_index[0], edge_index[1]
-        rows = slopes.transpose(0, 1).flatten(1)  # [E, 3 M], which is added up three times as fast
+        rows = slopes.transpose(0, 1).flatten(1)  # [E, 3 M]: see `sums_by_atom`
         if numbers is not None:
             rows = rows * (numbers[neighbour] != numbers[centre]).unsqueeze(1)
             key = centre * 2147483648 + numbers[neighbour]  # engines' numbers have 31 bits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
 from uqforce.model.linear import silu_slope
-from uqforce.model.prediction import sum_of_members
+from uqforce.model.prediction import sum_of_members, sums_by_atom
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -154,10 +154,9 @@ def trace_of_sums(slopes: Tensor, edge_index: Tensor, num_atoms: int, num_owned:
 
     Every process of a parallel engine has slopes by its own edges; those of ghosts go to their owners.
     """
-    rows = slopes.new_zeros(slopes.shape[0], num_atoms, 3)
-    rows = rows.index_add(1, edge_index[0], slopes).index_add(1, edge_index[1], slopes, alpha=-1.0)
-    rows = torch.ops.uqforce.ghost_exchange_vjp(rows, num_owned)
-    return rows.square().sum(2).mean(0)
+    rows = sums_by_atom(slopes, edge_index, num_atoms)
+    rows = torch.ops.uqforce.ghost_exchange_vjp(rows.unsqueeze(0), num_owned).squeeze(0)
+    return rows.square().sum(1) / slopes.shape[0]
 
 
 def over_ranks(values: Tensor, many_ranks: bool) -> Tensor:
