@@ -29,8 +29,10 @@ def potential(request) -> Potential:
 @pytest.fixture(scope="session")
 def package(potential, tmp_path_factory) -> Path:
     """Compiled once for all processes of the tests: it takes a minute."""
-    path = tmp_path_factory.getbasetemp().parent / "uqforce-aoti" / f"{potential.config.noise}.pt2"
-    path.parent.mkdir(exist_ok=True)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / f"{potential.config.noise}.pt2"
     with FileLock(str(path) + ".lock"):
         if not path.exists():
             export(potential, path, compiled=True)
