@@ -9,23 +9,41 @@ from torch import Tensor, nn
 
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
+from uqforce.model.form import DomainForm, Form
 from uqforce.model.inference import InferencePotential
 from uqforce.model.potential import Potential
-from uqforce.model.prediction import (
-    DomainPrediction,
-    Evaluation,
-    Prediction,
-    by_positions,
-    derived,
-    joined,
-    of_domain,
-)
+from uqforce.model.prediction import Evaluation, joined
 
 SHARED = ("type_names", "r_max", "per_edge_type_cutoff", "dtype", "noise")
 """Fields of the configuration in which members agree: they see the same edges, and their noise adds up."""
 
 
-class Ensemble(nn.Module):
+class Members(Form):
+    """What an ensemble and its inference form share: `members` on the same edges, the first one's scores."""
+
+    def evaluate(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
+        reduction: str,
+    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
+        """See `Potential.evaluate`."""
+        parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
+        of_scores: List[Tensor] = []  # noqa: UP006  (TorchScript)
+        for k, member in enumerate(self.members):
+            e, of_score = member.evaluate(
+                edge_vec, edge_index, atom_types, batch, num_structures, reduction if k == 0 else ""
+            )
+            parts.append(e)
+            of_scores.append(of_score)
+        return joined(parts), of_scores[0]
+
+    def scores(
+        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `Potential.scores`."""
+        return self.members[0].scores(features, atom_types, batch, num_structures)
+
+
+class Ensemble(Members):
     """Independent potentials as one: the members' means, and what they disagree in as epistemic uncertainty.
 
     The arguments and results are a potential's; members share the edges, and their derivatives are combined
@@ -61,46 +79,12 @@ class Ensemble(nn.Module):
                 )
         self.members = nn.ModuleList(members)
         self.calibration = Calibration()
-        self.ddof = ddof
+        self.local, self.ddof = members[0].local, ddof
         self.config: ModelConfig = members[0].config
         first = members[0].card
         self.card: dict = {key: first[key] for key in ("units", "mixture", "thresholds") if key in first}
         self.card["ensemble"] = {"kind": "independent", "members": len(members), "ddof": ddof}
         self.eval()
-
-    def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """Evaluate a batch; see `Potential.forward`."""
-        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
-
-    def with_nll_gradient(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        batch: Tensor,
-        num_structures: int,
-        reduction: str,
-    ) -> tuple[Prediction, Tensor]:
-        """See `Potential.with_nll_gradient`."""
-        parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
-        nll, of_score = edge_vec.new_zeros(0), edge_vec.new_zeros(0, 3)
-        local, rigidity = False, (nll, nll)
-        for k, member in enumerate(self.members):
-            e, score = member.evaluate(
-                edge_vec, edge_index, atom_types, batch, num_structures, reduction if k == 0 else ""
-            )
-            if k == 0:
-                nll, of_score, local = member.mixture(e.features, atom_types), score, member.noise.local
-                scales = member.network.scale_shift.scales[atom_types]
-                rigidity = member.rigidity(e.features, scales, batch, num_structures)
-            parts.append(e)
-        edge_vec = edge_vec.detach().to(torch.float64)
-        prediction = derived(
-            joined(parts), nll, edge_index, edge_vec, batch, num_structures, local, self.ddof
-        )
-        return self.calibration(prediction, rigidity, batch, num_structures), of_score
 
 
 def first_member(model: Potential | Ensemble) -> Potential:
@@ -108,7 +92,7 @@ def first_member(model: Potential | Ensemble) -> Potential:
     return model.members[0] if isinstance(model, Ensemble) else model
 
 
-class InferenceEnsemble(nn.Module):
+class InferenceEnsemble(Members, DomainForm):
     """The inference form of an `Ensemble`: that of every member, their derivatives combined at once.
 
     Attributes:
@@ -121,7 +105,8 @@ class InferenceEnsemble(nn.Module):
         members = [InferencePotential(member, tolerance) for member in ensemble.members]
         self.members = nn.ModuleList(members)
         self.calibration = copy.deepcopy(ensemble.calibration)
-        self.ddof, self.config, self.card = ensemble.ddof, ensemble.config, ensemble.card
+        self.local, self.ddof = ensemble.local, ensemble.ddof
+        self.config, self.card = ensemble.config, ensemble.card
         tables = [member.tabulation for member in members]
         self.tabulation: dict = {"tolerance": tables[0]["tolerance"]}
         for name in ("intervals", "weights_error"):
@@ -130,65 +115,20 @@ class InferenceEnsemble(nn.Module):
             self.tabulation[name] = max(table[name] for table in tables)
         self.eval()
 
-    def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """Evaluate a batch; see `Potential.forward`."""
-        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
-
-    def with_nll_gradient(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        reduction: str,
-    ) -> tuple[Prediction, Tensor]:  # fmt: skip
-        """See `Potential.with_nll_gradient`."""
-        edge_vec = edge_vec.detach().to(torch.float64)
-        parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
-        nll, of_score = edge_vec.new_zeros(0), edge_vec.new_zeros(0, 3)
-        local, rigidity = False, (nll, nll)
-        for k, member in enumerate(self.members):
-            e, score = member.evaluate(
-                edge_vec, edge_index, atom_types, batch, num_structures, False, False,
-                reduction if k == 0 else "", True, None,
-            )  # fmt: skip
-            if k == 0:
-                nll, of_score, local = member.mixture(e.features, atom_types), score, member.noise.local
-                scales = member.scale_shift.scales[atom_types]
-                rigidity = member.rigidity(e.features, scales, batch, num_structures)
-            parts.append(e)
-        if reduction != "":
-            of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
-        prediction = derived(
-            joined(parts), nll, edge_index, edge_vec, batch, num_structures, local, self.ddof
-        )
-        return self.calibration(prediction, rigidity, batch, num_structures), of_score
-
-    @torch.jit.export
-    def domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
-    ) -> DomainPrediction:  # fmt: skip
-        """See `InferencePotential.domain`."""
-        edge_vec = edge_vec.detach().to(torch.float64)
-        batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
+    def evaluate_domain(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, exchange: bool,
+        uncertain: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
+        """See `InferencePotential.evaluate_domain`; the traces' mean."""
         parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
         traces: List[Tensor] = []  # noqa: UP006  (TorchScript)
-        nll, types = edge_vec.new_zeros(0), atom_types[:num_owned]
-        rigidity = (nll, nll)
-        for k, member in enumerate(self.members):
-            e = member.evaluate(
-                edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
-            )[0]
+        for member in self.members:
+            e, trace = member.evaluate_domain(
+                edge_vec, edge_index, atom_types, batch, exchange, uncertain, numbers
+            )
             parts.append(e)
-            if uncertain:
-                traces.append(member.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers))
-            if uncertain and k == 0:
-                nll = member.mixture(e.features, types)
-                rigidity = member.rigidity(e.features, member.scale_shift.scales[types], batch, 1)
-        trace = torch.stack(traces).mean(0) if uncertain else edge_vec.new_zeros(0)
-        prediction = of_domain(
-            joined(parts), nll, trace, edge_index, atom_types.shape[0], self.ddof, uncertain
-        )
-        return self.calibration.of_domain(prediction, rigidity)
+            traces.append(trace)
+        return joined(parts), torch.stack(traces).mean(0)
 
 
 def inference_form(

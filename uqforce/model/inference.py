@@ -12,18 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from uqforce.model.embedding import EdgeEmbedding
+from uqforce.model.form import DomainForm
 from uqforce.model.inference_layers import InferenceInteraction, padded
 from uqforce.model.interaction import Interaction
 from uqforce.model.noise.terms import MemberLinear, no_terms
 from uqforce.model.potential import Potential
-from uqforce.model.prediction import (
-    DomainPrediction,
-    Evaluation,
-    Prediction,
-    by_positions,
-    derived,
-    of_domain,
-)
+from uqforce.model.prediction import Evaluation, by_positions
 from uqforce.model.sample import sample_structure
 from uqforce.ops import radial_table
 
@@ -65,7 +59,7 @@ def radial_table_to(
     )
 
 
-class InferencePotential(nn.Module):
+class InferencePotential(DomainForm):
     """The inference form of a `Potential`: the same arguments, the same `Prediction`, constants for weights.
 
     Energies are those of the network but for the error of the tables; forces are the exact derivatives of
@@ -112,6 +106,7 @@ class InferencePotential(nn.Module):
         self.rigidity = exact.rigidity
         self.calibration = exact.calibration
         self.noise = exact.noise.inference(cutoffs)
+        self.local, self.ddof = self.noise.local, 0
         self.register_buffer("cutoffs", cutoffs)
         self.eval()
         self.tabulation: dict = {"tolerance": tolerance}
@@ -152,75 +147,40 @@ class InferencePotential(nn.Module):
                 return
             for_weights *= 0.5 * tolerance / worst
 
-    def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """Evaluate a batch; see `Potential.forward`."""
-        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
+    def scores(
+        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `Potential.scores`."""
+        scales = self.scale_shift.scales[atom_types]
+        return self.mixture(features, atom_types), self.rigidity(features, scales, batch, num_structures)
 
-    def with_nll_gradient(
+    def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
         reduction: str,
-    ) -> tuple[Prediction, Tensor]:  # fmt: skip
-        """See `Potential.with_nll_gradient`; the score is one more cotangent of the same backward pass."""
+    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
+        """See `Potential.evaluate`; the score is one more cotangent of the same backward pass."""
         edge_vec = edge_vec.detach().to(torch.float64)
-        e, of_score = self.evaluate(
+        e, of_score = self.explicit(
             edge_vec, edge_index, atom_types, batch, num_structures, False, False, reduction, True, None
         )
         if reduction != "":
             of_score = by_positions(edge_index, edge_vec, of_score, batch, num_structures)
-        prediction = derived(
-            e,
-            self.mixture(e.features, atom_types),
-            edge_index,
-            edge_vec,
-            batch,
-            num_structures,
-            self.noise.local,
-            0,
-        )
-        scales = self.scale_shift.scales[atom_types]
-        rigidity = self.rigidity(e.features, scales, batch, num_structures)
-        return self.calibration(prediction, rigidity, batch, num_structures), of_score
+        return e, of_score
 
-    @torch.jit.export
-    def domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
-    ) -> DomainPrediction:  # fmt: skip
-        """One process's share of one structure that a parallel engine divides among many.
-
-        Args:
-            edge_vec, edge_index: as in `forward`.
-            atom_types: [N], the process's own atoms first, then its ghosts.
-            num_owned: number of own atoms, n.
-            exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
-                (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
-            uncertain: False leaves all but energies, edge gradient and features empty, and saves time.
-            numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them a ghost is
-                an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
-
-        Returns:
-            `edge_gradient` is that of the energy of all processes' own atoms by this process's edges (with
-            `exchange`), or of its own atoms alone. The engine makes forces and virials of it.
-        """
-        edge_vec = edge_vec.detach().to(torch.float64)
-        batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        every = self.evaluate(
-            edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers
-        )
-        e = every[0]
-        nll, trace = edge_vec.new_zeros(0), edge_vec.new_zeros(0)
-        rigidity = (nll, nll)
+    def evaluate_domain(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, exchange: bool,
+        uncertain: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
+        """What `domain` is made of, and the traces [n] of the noise's slopes' blocks; batch [n] is zeros."""
+        e = self.explicit(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers)[
+            0
+        ]
+        trace = edge_vec.new_zeros(0)
         if uncertain:
-            types = atom_types[:num_owned]
-            nll = self.mixture(e.features, types)
-            rigidity = self.rigidity(e.features, self.scale_shift.scales[types], batch, 1)
-            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, num_owned, numbers)
-        prediction = of_domain(e, nll, trace, edge_index, atom_types.shape[0], 0, uncertain)
-        return self.calibration.of_domain(prediction, rigidity)
+            trace = self.noise.own_trace(e.slopes, edge_index, atom_types, batch.shape[0], numbers)
+        return e, trace
 
-    def evaluate(
+    def explicit(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
         exchange: bool, many_ranks: bool, reduction: str, uncertain: bool,
         numbers: Optional[Tensor],  # noqa: UP045

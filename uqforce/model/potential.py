@@ -3,10 +3,11 @@
 from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
+from uqforce.model.form import Form
 from uqforce.model.llpr import Rigidity
 from uqforce.model.mixture import Mixture
 from uqforce.model.network import DTYPES, Network
@@ -21,7 +22,7 @@ from uqforce.model.prediction import (
 )
 
 
-class Potential(nn.Module):
+class Potential(Form):
     """Energies, forces, virials, features and uncertainties of a batch of structures.
 
     Args:
@@ -41,6 +42,7 @@ class Potential(nn.Module):
         self.rigidity = Rigidity()
         self.calibration = Calibration()
         self.noise = make_noise(config, self.network.num_last_features, config.heads)
+        self.local, self.ddof = self.noise.local, 0
 
     def set_mixture(
         self,
@@ -76,44 +78,12 @@ class Potential(nn.Module):
             projection, counts, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
         )
 
-    def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """Evaluate a batch.
-
-        Args:
-            edge_vec: [E,3] A, any float type; its gradient is taken here, so a graph behind it is not needed.
-            edge_index: [2,E] int64, row 0 centre, row 1 neighbour, sorted by centre.
-            atom_types: [N] int64 indices into `config.type_names`.
-            batch: [N] int64 structure of each atom, ascending.
-            num_structures: B.
-
-        In training mode forces keep the graph for a second backward pass.
-        """
-        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
-
-    def with_nll_gradient(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        batch: Tensor,
-        num_structures: int,
-        reduction: str,
-    ) -> tuple[Prediction, Tensor]:
-        """The prediction, and d(the structures' scores) / d(positions) [N,3] nat/A.
-
-        The score is the `reduction` "mean", "max" or "sum" of the `nll` of a structure's atoms; with "" there
-        is no gradient, [0,3]. The mixture must be fitted, the potential in evaluation mode.
-        """
-        e, of_score = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, reduction)
-        nll, edge_vec = self.mixture(e.features, atom_types), edge_vec.detach().to(torch.float64)
-        prediction = derived(e, nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
-        if not self.training:
-            scales = self.network.scale_shift.scales[atom_types]
-            rigidity = self.rigidity(e.features, scales, batch, num_structures)
-            prediction = self.calibration(prediction, rigidity, batch, num_structures)
-        return prediction, of_score
+    def scores(
+        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The mixture's nll [N] of features [N,D], and their rigidities, of atoms [N] and structures [B]."""
+        scales = self.network.scale_shift.scales[atom_types]
+        return self.mixture(features, atom_types), self.rigidity(features, scales, batch, num_structures)
 
     @torch.jit.unused
     def of_members(
@@ -123,7 +93,7 @@ class Potential(nn.Module):
         e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
         nll, edge_vec = self.mixture(e.features, atom_types), edge_vec.detach().to(torch.float64)
         return [
-            derived(of_member(e, m), nll, edge_index, edge_vec, batch, num_structures, self.noise.local, 0)
+            derived(of_member(e, m), nll, edge_index, edge_vec, batch, num_structures, self.local, 0)
             for m in range(e.energies.shape[0])
         ]
 

@@ -3,14 +3,14 @@
 from typing import Final, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, NoiseTerms, trace_of_sums
+from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, NoiseTerms, OwnInference
 
 
-class DeepNoise(nn.Module):
+class DeepNoise(OwnInference):
     """Coherent noise of any structure, for reports: sigma_j depends on all that the network sees of atom j.
 
     Blocks sum_j d_i sigma_j d_i sigma_j^T are estimated by P random-sign probes v = grad sum_j z_j sigma_j,
@@ -68,16 +68,6 @@ class DeepNoise(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         probes = gradients.shape[0] // (self.probes + 1) * self.probes
         return gradients[:probes], gradients[probes:]
-
-    def own_trace(
-        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
-    ) -> Tensor:  # fmt: skip
-        return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
-
-    @torch.jit.unused
-    def inference(self, cutoffs: Tensor) -> nn.Module:
-        return self
 
 
 def numbers_in_structure(batch: Tensor, num_structures: int) -> Tensor:

@@ -26,7 +26,21 @@ class NoiseTerms(NamedTuple):
     roots: Tensor  # [K] eV, what is differentiated by the edges; of `explicit` none
 
 
-class NoNoise(nn.Module):
+class OwnInference(nn.Module):
+    """A form that is its own inference form, and whose slopes are those of whole structures."""
+
+    def own_trace(
+        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
+        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+    ) -> Tensor:  # fmt: skip
+        return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
+
+    @torch.jit.unused
+    def inference(self, cutoffs: Tensor) -> nn.Module:
+        return self
+
+
+class NoNoise(OwnInference):
     """The form of a model that says nothing of its labels' errors."""
 
     local: Final[bool]
@@ -58,10 +72,6 @@ class NoNoise(nn.Module):
         numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> Tensor:  # fmt: skip
         return slopes.new_zeros(0)
-
-    @torch.jit.unused
-    def inference(self, cutoffs: Tensor) -> nn.Module:
-        return self
 
 
 def no_terms(features: Tensor, batch: Tensor, num_structures: int) -> NoiseTerms:

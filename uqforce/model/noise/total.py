@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, over_ranks, positive, trace_of_sums
+from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, OwnInference, over_ranks, positive
 from uqforce.model.prediction import sum_of_members
 
 
@@ -47,7 +47,7 @@ class LengthScale(nn.Module):
         return torch.exp(log_gamma)
 
 
-class TotalNoise(nn.Module):
+class TotalNoise(OwnInference):
     """Coherent noise of structures of like size (Jorgensen et al., arXiv:2312.04174).
 
     The energy's variance is s = sum_j s_j, s_j = softplus of a perceptron of the last features; with
@@ -103,13 +103,3 @@ class TotalNoise(nn.Module):
         self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
         return gradients, gradients * terms.sigmas[:, batch[edge_index[0]]].unsqueeze(2)
-
-    def own_trace(
-        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
-    ) -> Tensor:  # fmt: skip
-        return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
-
-    @torch.jit.unused
-    def inference(self, cutoffs: Tensor) -> nn.Module:
-        return self

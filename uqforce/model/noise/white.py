@@ -3,15 +3,15 @@
 from typing import Final, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, over_ranks
+from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, OwnInference, over_ranks
 from uqforce.model.prediction import sum_of_members
 
 
-class WhiteNoise(nn.Module):
+class WhiteNoise(OwnInference):
     """White noise, the baseline (Rensmeyer et al., arXiv:2304.03694).
 
     Perceptrons of the last features D -> D/2 -> D/4 -> 1 with an exponential at the end: one for a number e_i
@@ -70,7 +70,3 @@ class WhiteNoise(nn.Module):
         numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
     ) -> Tensor:  # fmt: skip
         return slopes.new_zeros(num_owned)
-
-    @torch.jit.unused
-    def inference(self, cutoffs: Tensor) -> nn.Module:
-        return self
