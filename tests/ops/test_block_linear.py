@@ -4,6 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
+from tests.ops.derivatives import assert_close, second_order
 from uqforce.ops import BlockSpec, block_linear
 from uqforce.ops.irreps import from_e3nn, to_e3nn
 from uqforce.reference.block_linear import block_linear as reference
@@ -39,25 +40,6 @@ def random_inputs(spec, atoms, num_types=None, dtype=torch.float64, device="cpu"
     weight = random(num_types or 1, numel)
     types = None if num_types is None else torch.randint(num_types, (atoms,), generator=generator).to(device)
     return x, weight, types
-
-
-def second_order(function, x, weight, types, spec, transposed=False):
-    """Value, first derivatives, and the derivatives of a function of them."""
-    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
-    out = function(x, weight, types, spec, transposed)
-    grad = out.detach().sin().requires_grad_()
-    first = torch.autograd.grad(out, [x, weight], grad, create_graph=True)
-    seeds = [(t.detach() / (1 + t.detach().norm())).cos() for t in first]
-    second = torch.autograd.grad(first, [grad, x, weight], seeds)
-    return out, *first, *second
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.mark.parametrize("transposed", [False, True])

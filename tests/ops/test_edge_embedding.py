@@ -4,6 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
+from tests.ops.derivatives import assert_close
 from uqforce.ops import edge_embedding
 from uqforce.reference.edge_embedding import edge_embedding as reference
 
@@ -23,14 +24,6 @@ def second_order(function, edge_vec, inverse_cutoff, l_max, used=(0, 1)):
     (first,) = torch.autograd.grad([out[k] for k in used], edge_vec, grads, create_graph=True)
     second = torch.autograd.grad(first, [*grads, edge_vec], torch.cos(edge_vec.detach()))
     return *out, first, *second
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.mark.parametrize("l_max", range(5))

@@ -4,6 +4,7 @@ import e3nn.nn
 import pytest
 import torch
 
+from tests.ops.derivatives import assert_close
 from uqforce.ops import GateSpec, gate
 from uqforce.ops.gate import second_moment_factor
 from uqforce.ops.irreps import from_e3nn, to_e3nn
@@ -31,14 +32,6 @@ def second_order(function, x, spec):
     (first,) = torch.autograd.grad(out, x, grad, create_graph=True)
     second = torch.autograd.grad(first, [grad, x], torch.cos(x.detach()))
     return out, first, *second
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 def rows_of(spec, rows, dtype=torch.float64, device="cpu"):

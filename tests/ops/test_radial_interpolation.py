@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.ops.derivatives import assert_close
 from uqforce.ops import radial_interpolation
 from uqforce.reference.radial_interpolation import radial_interpolation as reference
 
@@ -31,14 +32,6 @@ def second_order(function, table, slope, x):
     first = torch.autograd.grad(out, [table, x], grad, create_graph=True)
     second = torch.autograd.grad(first, [grad, slope, x], [random_like(t) for t in first])
     return out, *first, *second
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.mark.parametrize(("rows", "columns", "edges"), SIZES)

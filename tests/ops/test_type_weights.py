@@ -4,6 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
+from tests.ops.derivatives import assert_close, second_order
 from uqforce.ops import BlockSpec, block_linear, type_weights
 from uqforce.ops.irreps import from_e3nn, to_e3nn
 from uqforce.reference.type_weights import type_weights as reference
@@ -27,25 +28,6 @@ def random_inputs(spec, types, features=3, dtype=torch.float64, device="cpu"):
         return torch.randn(shape, dtype=torch.float64, generator=generator).to(device, dtype)
 
     return random(types, features), random(features * spec[2])
-
-
-def second_order(function, features, weight, spec):
-    """Value, first derivatives, and the derivatives of a function of them."""
-    features, weight = features.detach().requires_grad_(), weight.detach().requires_grad_()
-    out = function(features, weight, spec)
-    grad = out.detach().sin().requires_grad_()
-    first = torch.autograd.grad(out, [features, weight], grad, create_graph=True)
-    seeds = [(t.detach() / (1 + t.detach().norm())).cos() for t in first]
-    second = torch.autograd.grad(first, [grad, features, weight], seeds)
-    return out, *first, *second
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.double() - b.double()).abs().max() <= tolerance * b.double().abs().max()
 
 
 @pytest.mark.parametrize(("types", "features"), [(1, 3), (4, 3), (7, 32)])

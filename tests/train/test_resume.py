@@ -1,15 +1,11 @@
 """A killed run, resumed, ends bitwise where an uninterrupted one does; changed configurations are refused."""
 
-import csv
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.train.killed import metrics, run_killed
 from uqforce.cli import main
 from uqforce.train import CheckpointError, TrainConfig, TrainingError, checkpoint, train
 
@@ -41,29 +37,6 @@ MOMENTS = {
 }
 
 
-def run_killed(path: str, moment: str) -> None:
-    """Train as the configuration at `path` says, in a process that kills itself at `moment`."""
-    code = textwrap.dedent("""
-        import os, signal, sys
-        from pathlib import Path
-        from uqforce.cli import main
-        def die():
-            os.kill(os.getpid(), signal.SIGKILL)
-        def at(trainer, epoch, step):
-            return (trainer.progress.epoch, trainer.progress.step) == (epoch, step)
-    """)
-    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {path!r}])"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-def metrics(directory: str) -> list[dict]:
-    with open(Path(directory) / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
-
-
 def same_state(a, b) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -84,7 +57,7 @@ def whole(tmp_path_factory) -> Path:
 def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, write_config, whole, moment, capsys):
     if not whole.exists():
         train(TrainConfig.parse({**settings, "output": str(whole)}))
-    run_killed(write_config(settings), moment)
+    run_killed(write_config(settings), MOMENTS[moment])
     killed = Path(settings["output"])
     capsys.readouterr()
     train(TrainConfig.parse(settings))

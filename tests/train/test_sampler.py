@@ -1,9 +1,7 @@
 """Chains over a network's weights: the posterior's gradient, step sizes, samples, the whole run."""
 
-import csv
 import json
 import math
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,6 +16,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 
+from tests.train.killed import metrics, run_killed
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.model import Potential, load_model
 from uqforce.train import ConfigError, TrainConfig, TrainingError, checkpoint, template, train
@@ -192,11 +191,6 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.uqf")}
 
 
-def metrics(path: Path) -> list[dict]:
-    with open(path, newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
-
-
 @pytest.fixture(scope="module")
 def of_whole(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("whole") / "run"
@@ -215,7 +209,7 @@ def test_a_bayesian_network_end_to_end(whole, frames_file):
     chains = [whole / "samples" / f"chain_{chain:02d}" for chain in range(2)]
     for chain in chains:
         assert sorted(path.name for path in chain.glob("*.uqf")) == [f"sample_{k:03d}.uqf" for k in range(3)]
-        rows = metrics(chain / "metrics.csv")
+        rows = metrics(chain)
         assert [row["temperature"] == "nan" for row in rows] == [True] + 6 * [False]
         assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     ensemble = load_model(whole / "ensemble.uqf")
@@ -246,24 +240,11 @@ def test_a_bayesian_network_end_to_end(whole, frames_file):
 def test_a_killed_chain_resumes_to_bitwise_the_same_samples(posterior, whole, moment, write_config):
     """The first of the two chains; what the preconditioner and the noise need is in the checkpoint."""
     path = write_config({**posterior, "sampler": {**SAMPLER, "chains": 1}})
-    code = textwrap.dedent("""
-        import os, signal
-        from uqforce.cli import main
-        from uqforce.train.sampler import Sampler
-        def die():
-            os.kill(os.getpid(), signal.SIGKILL)
-        def at(sampler, epoch, step):
-            return (sampler.progress.epoch, sampler.progress.step) == (epoch, step)
-    """)
-    code += textwrap.dedent(MOMENTS[moment]) + f"main(['train', {path!r}])"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    run_killed(path, f"from uqforce.train.sampler import Sampler\n{textwrap.dedent(MOMENTS[moment])}")
     train(TrainConfig.load(path))
     killed, chain = Path(posterior["output"]), Path("samples") / "chain_00"
     assert contents(killed / chain) == contents(whole / chain)
-    assert metrics(killed / chain / "metrics.csv") == metrics(whole / chain / "metrics.csv")
+    assert metrics(killed / chain) == metrics(whole / chain)
     states = [checkpoint.load(run / chain / checkpoint.NAME)["optimizer"] for run in (killed, whole)]
     assert all(torch.equal(*noise) for noise in zip(*(state["noise"].values() for state in states)))
 
@@ -311,7 +292,7 @@ def test_a_molecule(tmp_path):
     config = TrainConfig.parse(settings)
     assert (config.model.noise, config.epochs, config.ema) == ("white", 75, None)
     ensemble = load_model(train(config))
-    rows = metrics(tmp_path / "run" / "samples" / "chain_01" / "metrics.csv")
+    rows = metrics(tmp_path / "run" / "samples" / "chain_01")
     last, first = (float(rows[k]["validation_forces_rmse (meV/A)"]) for k in (-1, 0))
     assert last < 0.5 * first
     said = json.loads((tmp_path / "run" / "diagnostics.json").read_text())
