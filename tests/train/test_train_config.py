@@ -8,7 +8,7 @@ import yaml
 from uqforce.train import TrainConfig, template
 from uqforce.train.config import config_hash, fixed_fields
 from uqforce.train.methods import METHODS
-from uqforce.train.sections import ConfigError, ModelSection
+from uqforce.train.sections import ConfigError, LossConfig, ModelSection
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"r_max": 5.0}}
 
@@ -51,6 +51,23 @@ def with_field(dotted: str, value) -> dict:
 def test_errors_name_the_field_the_value_and_the_fix(field, value, message):
     with pytest.raises(ConfigError, match=message):
         TrainConfig.parse(with_field(field, value))
+
+
+@pytest.mark.parametrize(
+    "given, weights",
+    [
+        ({}, [1, 100, 0]),
+        ({"forces": {}}, [1, 100, 0]),
+        ({"forces": {"kind": "huber", "delta": 0.02}}, [1, 100, 0]),
+        ({"forces": {"kind": "huber", "weight": 3.0}}, [1, 3, 0]),
+        ({"energy": {"kind": "huber"}, "stress": {"kind": "huber"}}, [1, 100, 1]),
+        ({"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood"}}, [1, 1, 0]),
+        ({"forces": {"kind": "marginal"}}, [1, 1, 0]),
+    ],
+)
+def test_a_loss_whose_kind_alone_is_given_keeps_the_weight_of_its_kind(given, weights):
+    loss = LossConfig.model_validate(given)
+    assert [loss.energy.weight, loss.forces.weight, loss.stress.weight] == weights
 
 
 def test_every_wrong_field_is_named_at_once():

@@ -126,6 +126,9 @@ class DataConfig(Section):
         return expand(value) if isinstance(value, str) else value
 
 
+FORCES_WEIGHT = 100.0  # of mean squares; eV/A beside eV/atom
+
+
 class PropertyLoss(Section):
     kind: Literal["mse", "huber", "likelihood", "marginal"] = Field(
         "mse",
@@ -141,15 +144,24 @@ class PropertyLoss(Section):
 class LossConfig(Section):
     """Weighted sum of mean losses: of energy (eV/atom), forces (eV/A) and stress (eV/A^3) per component.
     A likelihood is in nats: per structure (total energy), force component (3x3 block of each atom) or stress
-    component (6x6 covariance, divided by 9).
+    component (6x6 covariance, divided by 9). A property that is named without a weight has 1, but forces of
+    kind mse or huber 100.
     """
 
     energy: PropertyLoss = Field(default_factory=PropertyLoss)
-    forces: PropertyLoss = Field(default_factory=lambda: PropertyLoss(weight=100.0))
+    forces: PropertyLoss = Field(default_factory=lambda: PropertyLoss(weight=FORCES_WEIGHT))
     stress: PropertyLoss = Field(default_factory=lambda: PropertyLoss(weight=0.0))
     joint: bool = Field(
         False, description="one likelihood of a structure's energy and all its forces (model.noise: total)"
     )
+
+    @field_validator("forces", mode="before")
+    @classmethod
+    def _weight_of_squares(cls, value: Any) -> Any:
+        """Forces whose kind alone is given keep their default weight; a likelihood has 1, as it is."""
+        if isinstance(value, dict) and value.get("kind", "mse") in ("mse", "huber"):
+            return {"weight": FORCES_WEIGHT, **value}
+        return value
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
 from uqforce.model import NOISE, ModelConfig, Potential, load_model
 from uqforce.train.checkpoint import sha256
 from uqforce.train.sections import ConfigError
@@ -27,7 +29,8 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
     """Give a new potential the weights of a model file, the heads' where both have them.
 
     Energy scales and shifts are left as configured. With `freeze` the network takes no part in the training,
-    and a mixture, fitted to its features, stays; otherwise it is left out.
+    and a mixture, fitted to its features, stays, as does a rigidity, where the energy scales are the model's
+    own; otherwise they are left out, and the log says so.
 
     Raises:
         ConfigError: the architectures differ; the message names the field.
@@ -62,3 +65,11 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
         }
     elif fitted:
         log.info("its mixture is left out, since the features will change: `uqforce fit` makes a new one")
+    if source.rigidity.factor is None:
+        return
+    if freeze and torch.equal(potential.network.scale_shift.scales, source.network.scale_shift.scales):
+        potential.rigidity.store(source.rigidity.factor)
+        potential.card["llpr"] = source.card["llpr"]
+    else:
+        changed = "energy scales are others" if freeze else "features will change"
+        log.info(f"its rigidity is left out, since the {changed}: `uqforce fit --score llpr` makes a new one")
