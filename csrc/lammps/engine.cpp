@@ -1,5 +1,6 @@
 #include "lammps/engine.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -15,6 +16,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 
 #include "ghost_exchange/op.h"
@@ -50,8 +52,9 @@ std::string first_line(const std::exception& error) {
   const size_t start = text.find("RuntimeError: ");  // TorchScript puts its own trace before it
   const std::string words = start == std::string::npos ? text : text.substr(start + 14);
   const std::string line = words.substr(0, words.find('\n'));
-  const bool memory = line == "std::bad_alloc" || words.find("allocate memory") != std::string::npos;
-  return memory ? "out of memory: use more nodes or ranks of fewer atoms (" + line + ")" : line;
+  const bool memory = line == "std::bad_alloc" || words.find("allocate memory") != std::string::npos ||
+                      words.find("CUDA out of memory") != std::string::npos;
+  return memory ? std::string(kOutOfMemory) + " (" + line + ")" : line;
 }
 
 using Named = std::vector<std::pair<std::string, Tensor>>;
@@ -66,10 +69,10 @@ class Model {
 
 class Script : public Model {
  public:
-  explicit Script(const std::string& path) {
+  Script(const std::string& path, const at::Device& device) {
     // Every call is computed the same way, the first ones too: see `call` in uqforce/deploy/export.py.
     torch::jit::setGraphExecutorOptimize(false);
-    module_ = torch::jit::load(path, at::kCPU);
+    module_ = torch::jit::load(path, device);
   }
   Named domain(const Tensor& edge_vec, const Tensor& edge_index, const Tensor& types, const Tensor& numbers,
                int64_t owned, bool exchange, bool uncertain) override {
@@ -121,6 +124,7 @@ class Package : public Model {
 struct Engine::Impl {
   std::string path, metadata;
   bool compiled = false;  // ahead of time
+  at::Device device = at::kCPU;
   std::unique_ptr<Model> model;
   Named out;  // keeps the results alive
   Prediction prediction;
@@ -153,8 +157,11 @@ Engine::Engine(const std::string& path, int threads) : impl_(std::make_unique<Im
 
 Engine::~Engine() = default;
 
-void Engine::load(const Methods& methods, const std::string& processor) {
+int Engine::cuda_devices() { return at::hasCUDA() ? static_cast<int>(at::getNumGPUs()) : 0; }
+
+void Engine::load(const Methods& methods, const std::string& processor, const std::string& device) {
   const std::string& path = impl_->path;
+  impl_->device = at::Device(device);
   if (impl_->compiled && processor != at::get_cpu_capability()) {
     throw std::runtime_error(path + " was compiled for a processor with " + processor + ", this one has " +
                              at::get_cpu_capability() + ": export it here");
@@ -163,7 +170,7 @@ void Engine::load(const Methods& methods, const std::string& processor) {
     if (impl_->compiled) {
       impl_->model = std::make_unique<Package>(path, methods);
     } else {
-      impl_->model = std::make_unique<Script>(path);
+      impl_->model = std::make_unique<Script>(path, impl_->device);
     }
   } catch (const std::exception& error) {
     throw std::runtime_error(path + " is damaged, or was written with another torch (" + first_line(error) +
@@ -179,25 +186,28 @@ std::string Engine::build() const {
 }
 
 const Prediction& Engine::evaluate(const Domain& domain, bool exchange, bool uncertain,
-                                   Communication& communication) {
+                                   Communication* communication) {
   const auto edges = static_cast<int64_t>(domain.centers.size());
   const auto blob = [](const auto& values, at::IntArrayRef shape, at::ScalarType type) {
     return at::from_blob(const_cast<void*>(static_cast<const void*>(values.data())), shape, type);
   };
   impl_->prediction.clear();
+  impl_->out.clear();  // before the next results take memory
   try {
     const at::NoGradGuard no_grad;
-    TensorRanks ranks(communication);
-    const UseRanks use(ranks);
+    std::optional<TensorRanks> ranks;
+    std::optional<UseRanks> use;
+    if (communication) use.emplace(ranks.emplace(*communication));
     Tensor edge_index = at::empty({2, edges}, at::kLong);
     edge_index[0].copy_(blob(domain.centers, {edges}, at::kLong));
     edge_index[1].copy_(blob(domain.neighbors, {edges}, at::kLong));
-    impl_->out = impl_->model->domain(blob(domain.edge_vec, {edges, 3}, at::kDouble), edge_index,
-                                      blob(domain.types, {domain.atoms}, at::kLong),
-                                      blob(domain.numbers, {domain.atoms}, at::kLong), domain.owned, exchange,
-                                      uncertain);
+    const at::Device device = impl_->device;
+    impl_->out = impl_->model->domain(
+        blob(domain.edge_vec, {edges, 3}, at::kDouble).to(device), edge_index.to(device),
+        blob(domain.types, {domain.atoms}, at::kLong).to(device),
+        blob(domain.numbers, {domain.atoms}, at::kLong).to(device), domain.owned, exchange, uncertain);
     for (auto& [name, tensor] : impl_->out) {
-      tensor = tensor.contiguous();
+      tensor = tensor.to(at::kCPU).contiguous();
       const int64_t columns = c10::multiply_integers(tensor.sizes().slice(1));
       impl_->prediction[name] = {tensor.const_data_ptr<double>(), tensor.size(0), columns};
     }

@@ -17,8 +17,19 @@ struct Rows {
   bool single;  // of float, else of double
 
   char* at(int64_t part, int64_t atom) const { return data + part * stride + atom * bytes; }
+  void add(int64_t part, int64_t atom, const char* values) const {
+    single ? add_to<float>(at(part, atom), values) : add_to<double>(at(part, atom), values);
+  }
   // Numbers of 8 bytes that hold one atom.
   int doubles() const { return static_cast<int>((parts * bytes + 7) / 8); }
+
+ private:
+  template <typename T>
+  void add_to(char* to, const char* values) const {
+    for (int64_t c = 0; c < bytes; c += sizeof(T)) {
+      *reinterpret_cast<T*>(to + c) += *reinterpret_cast<const T*>(values + c);
+    }
+  }
 };
 
 class Communication {
@@ -50,6 +61,9 @@ using Prediction = std::map<std::string, Values>;
 // The results of each method of a package, in order.
 using Methods = std::map<std::string, std::vector<std::string>>;
 
+inline constexpr const char* kOutOfMemory =
+    "out of memory: use more nodes, ranks of fewer atoms, or `pair_style uqforce shell chunk N`";
+
 // std::runtime_error of all functions says what is wrong.
 class Engine {
  public:
@@ -58,15 +72,18 @@ class Engine {
   ~Engine();
 
   const std::string& metadata() const;  // JSON, see uqforce/deploy/export.py
-  // Makes it ready; of packages what their metadata says: their methods and the kind of processor.
-  void load(const Methods& methods, const std::string& processor);
+  // Makes it ready on a device, "cpu" or "cuda:K"; of packages what their metadata says: their methods and
+  // the kind of processor.
+  void load(const Methods& methods, const std::string& processor, const std::string& device);
   std::string build() const;  // of the op library, JSON
+  static int cuda_devices();  // that libtorch sees
 
-  // `exchange`: ghosts' features come from their owners through `communication`, otherwise ghosts have edges.
+  // `exchange`: ghosts' features come from their owners, otherwise ghosts have edges. `communication` is null
+  // of a process that is alone and has no ghosts.
   // Without `uncertain` there are `energies` [owned] eV and `edge_gradient` [E,3] eV/A, of all energies by
   // edge_vec, and nothing else.
   const Prediction& evaluate(const Domain& domain, bool exchange, bool uncertain,
-                             Communication& communication);
+                             Communication* communication);
 
  private:
   struct Impl;

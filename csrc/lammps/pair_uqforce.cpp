@@ -5,10 +5,9 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <new>
 #include <numeric>
-#include <stdexcept>
 #include <string_view>
-#include <utility>
 
 #include "atom.h"
 #include "comm.h"
@@ -16,7 +15,6 @@
 #include "error.h"
 #include "exceptions.h"
 #include "force.h"
-#include "json.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
@@ -24,12 +22,10 @@
 
 using namespace LAMMPS_NS;
 using uqforce::lammps::Engine;
+using uqforce::lammps::ModelFile;
 using uqforce::lammps::Prediction;
-using uqforce::lammps::Rows;
 
-static constexpr int kFormatVersion = 3;  // of the model files, see uqforce/deploy/export.py
-
-PairUqforce::PairUqforce(LAMMPS* lmp) : Pair(lmp) {
+PairUqforce::PairUqforce(LAMMPS* lmp) : Pair(lmp), share_(lmp), messages_(lmp, this) {
   single_enable = 0;
   restartinfo = 0;
   one_coeff = 1;
@@ -49,17 +45,40 @@ PairUqforce::~PairUqforce() {
   }
 }
 
+static bool is_device(const char* name) {
+  const std::string_view text = name;
+  return text == "auto" || text == "cpu" || text == "cuda" ||
+         (text.substr(0, 5) == "cuda:" && utils::is_integer(std::string(text.substr(5))));
+}
+
 void PairUqforce::settings(int narg, char** arg) {
-  exchange_ = true, every_ = 1;
+  exchange_ = true, chunk_ = 0, every_ = 1, wanted_device_ = "auto";
   for (int k = 0; k < narg; ++k) {
-    if (strcmp(arg[k], "exchange") == 0 || strcmp(arg[k], "shell") == 0) {
-      exchange_ = strcmp(arg[k], "exchange") == 0;
-    } else if (strcmp(arg[k], "every") == 0 && k + 1 < narg) {
+    const std::string word = arg[k];
+    const bool more = k + 1 < narg;
+    if (word == "exchange" || word == "shell") {
+      exchange_ = word == "exchange";
+    } else if (word == "chunk" && more) {
+      chunk_ = utils::inumeric(FLERR, arg[++k], false, lmp);
+      if (chunk_ < 1) error->all(FLERR, "pair_style uqforce: chunk {}: use 1 or more atoms", chunk_);
+    } else if (word == "every" && more) {
       every_ = utils::inumeric(FLERR, arg[++k], false, lmp);
       if (every_ < 0) error->all(FLERR, "pair_style uqforce: every {}: use 0 or more steps", every_);
+    } else if (word == "device" && more && is_device(arg[k + 1])) {
+      wanted_device_ = arg[++k];
     } else {
-      error->all(FLERR, "pair_style uqforce does not know {}: use exchange or shell, and every N", arg[k]);
+      error->all(FLERR,
+                 "pair_style uqforce does not know {}: use exchange or shell, chunk N, every N, and device "
+                 "auto, cpu, cuda or cuda:N",
+                 word + (word == "device" && more ? std::string(" ") + arg[k + 1] : ""));
     }
+  }
+  if (chunk_ > 0 && exchange_) {
+    error->all(
+        FLERR,
+        "pair_style uqforce: chunks are evaluated one after the other, which cannot exchange features: "
+        "use `shell chunk {}`",
+        chunk_);
   }
 }
 
@@ -74,13 +93,9 @@ void PairUqforce::coeff(int narg, char** arg) {
     error->all(FLERR, "pair_style uqforce computes in eV and A: use `units metal`, not {}",
                update->unit_style);
   }
-  std::string description, failure;
+  std::string failure;
   try {
-    engine_ = std::make_unique<Engine>(arg[2], comm->nthreads);
-    description = read_metadata(arg[2]);
-    delete[] pvector;
-    nextra = uncertainties_.size();
-    pvector = new double[nextra]();
+    read(arg[2]);
   } catch (const std::exception& error) {
     failure = error.what();
   }
@@ -90,14 +105,15 @@ void PairUqforce::coeff(int narg, char** arg) {
   MPI_Allreduce(&failed, &all_failed, 1, MPI_INT, MPI_MIN, world);
   if (all_failed) error->all(FLERR, "pair_style uqforce: {}", failure);
   if (failed) stop(failure);
-  model_type_.assign(ntypes + 1, -1);
+  const std::vector<std::string>& names = file_->type_names;
+  share_.model_type.assign(ntypes + 1, -1);
   for (int type = 1; type <= ntypes; ++type) {
-    const auto found = std::find(type_names_.begin(), type_names_.end(), arg[2 + type]);
-    if (found == type_names_.end()) {
+    const auto found = std::find(names.begin(), names.end(), arg[2 + type]);
+    if (found == names.end()) {
       error->all(FLERR, "pair_coeff of uqforce: the model does not know {}: it was made for {}",
-                 arg[2 + type], utils::join_words(type_names_, " "));
+                 arg[2 + type], utils::join_words(names, " "));
     }
-    model_type_[type] = found - type_names_.begin();
+    share_.model_type[type] = found - names.begin();
   }
   if (!allocated) {
     allocated = 1;
@@ -108,58 +124,61 @@ void PairUqforce::coeff(int narg, char** arg) {
   for (int i = 1; i <= ntypes; ++i) {
     for (int j = i; j <= ntypes; ++j) setflag[i][j] = 1;
   }
-  if (comm->me == 0) utils::logmesg(lmp, description);
+  if (comm->me == 0) utils::logmesg(lmp, description(arg[2]));
 }
 
-// Takes what is needed and loads the model; returns what is said at the start.
-std::string PairUqforce::read_metadata(const std::string& path) {
-  const json model = json::parse(engine_->metadata()), build = json::parse(engine_->build());
-  const int format = model.at("format_version");
-  if (format > kFormatVersion) {
-    throw std::runtime_error(
-        fmt::format("{} is an exported model of format {}, this plugin (uqforce {}) reads "
-                    "up to {}: upgrade uqforce",
-                    path, format, build.at("uqforce").get<std::string>(), kFormatVersion));
-  }
-  if (format < kFormatVersion) {
-    throw std::runtime_error(
-        fmt::format("{} is of format {} of uqforce {}, this plugin reads {}: export it again", path, format,
-                    model.at("uqforce_version").get<std::string>(), kFormatVersion));
-  }
-  if (model.at("tabulation").empty()) {
-    throw std::runtime_error(path +
-                             " holds radial networks, LAMMPS runs tables: export it without "
-                             "`--tabulation 0`");
-  }
-  type_names_ = model.at("type_names").get<std::vector<std::string>>();
-  cutoff_ = model.at("cutoff");
-  num_layers_ = model.at("num_layers");
+void PairUqforce::read(const std::string& path) {
+  const int rank = rank_on_machine();  // all ranks ask, whatever fails
+  engine_ = std::make_unique<Engine>(path, comm->nthreads);
+  file_ = std::make_unique<ModelFile>(path, engine_->metadata(), engine_->build());
+  share_.cutoff = file_->cutoff;
   uncertainties_ = uqforce::lammps::Uncertainties();
-  const json &domain = model.at("domain"), known = model.at("thresholds").value("nll", json::object());
-  forward_bytes_ = domain.at("forward_bytes");
-  reverse_bytes_ = domain.at("reverse_bytes");
-  one_variance_ = domain.at("one_variance");
-  for (const auto& [key, columns] : domain.at("per_atom").items()) uncertainties_.add(key, true, columns);
-  for (const std::string key : domain.at("per_structure")) uncertainties_.add(key, false);
-  std::string thresholds;
-  for (const auto& [name, value] : known.items()) {
-    thresholds += fmt::format("{} {} {:.6g}", thresholds.empty() ? "\n  nll of the training atoms:" : ",",
-                              name, value.get<double>());
+  for (const auto& [key, columns] : file_->per_atom) uncertainties_.add(key, true, columns);
+  for (const std::string& key : file_->per_structure) uncertainties_.add(key, false);
+  delete[] pvector;
+  nextra = uncertainties_.size();
+  pvector = new double[nextra]();
+  device_ = choose_device(wanted_device_, *file_, Engine::cuda_devices(), rank);
+  engine_->load(file_->methods, file_->processor, device_);
+}
+
+int PairUqforce::rank_on_machine() const {
+  MPI_Comm machine;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &machine);
+  int rank;
+  MPI_Comm_rank(machine, &rank);
+  MPI_Comm_free(&machine);
+  return rank;
+}
+
+// What is said at the start.
+std::string PairUqforce::description(const std::string& path) const {
+  std::string thresholds, kernels = "kernels " + file_->instruction_set + " on the cpu", scheme;
+  for (const auto& [name, value] : file_->thresholds) {
+    thresholds +=
+        fmt::format("{} {} {:.6g}", thresholds.empty() ? "\n  nll of the training atoms:" : ",", name, value);
   }
-  const bool compiled = model.contains("methods");
-  engine_->load(compiled ? model.at("methods").get<uqforce::lammps::Methods>() : uqforce::lammps::Methods(),
-                compiled ? model.at("processor").get<std::string>() : "");
+  if (device_ != "cpu") {
+    kernels = fmt::format(
+        "CUDA kernels ({}) on {} and, of other ranks, the machine's {} devices in turn; they have been "
+        "tested in emulation only: compare with `device cpu`;",
+        utils::join_words(file_->cuda_archs, " "), device_, Engine::cuda_devices());
+  }
+  if (exchange_) {
+    scheme = "features exchanged between layers";
+  } else {
+    scheme = fmt::format("ghosts within {} A with edges of their own", file_->num_layers * file_->cutoff);
+    if (chunk_ > 0) scheme += fmt::format(", {} atoms at a time", chunk_);
+  }
   return fmt::format(
       "uqforce {}: {} ({}), {} layers, cutoff {} A, {}, {}\n"
       "  uncertainties: {}{}{}\n"
-      "  kernels {} on the cpu, {} rank(s) of {} thread(s), {}\n",
-      build.at("uqforce").get<std::string>(), path, utils::join_words(type_names_, " "), num_layers_, cutoff_,
-      model.at("dtype").get<std::string>(), compiled ? "AOTInductor" : "TorchScript",
+      "  {}, {} rank(s) of {} thread(s), {}\n",
+      file_->version, path, utils::join_words(file_->type_names, " "), file_->num_layers, file_->cutoff,
+      file_->dtype, file_->compiled ? "AOTInductor" : "TorchScript",
       uncertainties_.any() ? "compute pair gives " + uncertainties_.legend() : "none",
-      uncertainties_.any() && every_ != 1 ? fmt::format("; every {} steps", every_) : "", thresholds,
-      build.at("instruction_set").get<std::string>(), comm->nprocs, comm->nthreads,
-      exchange_ ? "features exchanged between layers"
-                : fmt::format("ghosts within {} A with edges of their own", num_layers_ * cutoff_));
+      uncertainties_.any() && every_ != 1 ? fmt::format("; every {} steps", every_) : "", thresholds, kernels,
+      comm->nprocs, comm->nthreads, scheme);
 }
 
 void PairUqforce::init_style() {
@@ -173,19 +192,18 @@ void PairUqforce::init_style() {
   if (atom->molecular != Atom::ATOMIC && (special[1] == 0 || special[2] == 0 || special[3] == 0)) {
     error->all(FLERR, "pair_style uqforce needs bonded neighbors too: use `special_bonds lj/coul 1 1 1`");
   }
-  if (one_variance_ && comm->me == 0) {
+  if (file_->one_variance && comm->me == 0) {
     error->warning(FLERR,
                    "the energy and force uncertainties of uqforce come from one variance of the whole "
                    "system: they grow with its size, nll does not");
   }
+  comm_reverse = std::max(static_cast<int>((file_->reverse_bytes + 7) / 8), 3);
   if (exchange_) {
-    comm_forward = std::max(static_cast<int>((forward_bytes_ + 7) / 8), 1);
-    comm_reverse = std::max(static_cast<int>((reverse_bytes_ + 7) / 8), 3);
+    comm_forward = std::max(static_cast<int>((file_->forward_bytes + 7) / 8), 1);
     neighbor->add_request(this, NeighConst::REQ_FULL);
   } else {
-    comm_reverse = std::max(static_cast<int>((reverse_bytes_ + 7) / 8), 3);
     ghostneigh = 1;
-    comm->cutghostuser = std::max(comm->cutghostuser, num_layers_ * cutoff_ + neighbor->skin);
+    comm->cutghostuser = std::max(comm->cutghostuser, file_->num_layers * file_->cutoff + neighbor->skin);
     neighbor->add_request(this, NeighConst::REQ_FULL | NeighConst::REQ_GHOST);
   }
   // Below a hybrid style, which read our widths before the model was known.
@@ -194,27 +212,21 @@ void PairUqforce::init_style() {
 }
 
 double PairUqforce::init_one(int i, int j) {
-  cutghost[i][j] = cutghost[j][i] = cutoff_;
-  return cutoff_;
+  cutghost[i][j] = cutghost[j][i] = file_->cutoff;
+  return file_->cutoff;
 }
 
 void PairUqforce::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   try {
-    find_edges();
     const bool uncertain = uncertainties_.any() && wants_uncertainties();
-    const Prediction& prediction = engine_->evaluate(domain_, exchange_, uncertain, *this);
-    const double* energies = prediction.at("energies").data;
-    const double* edge_gradient = prediction.at("edge_gradient").data;
-    check_finite(energies, edge_gradient);
-    scatter(energies, edge_gradient);
-    if (uncertain) {
-      uncertainties_.keep(prediction, domain_.owned, static_cast<double>(atom->natoms), world, pvector);
-    } else {
-      uncertainties_.skip(domain_.owned, world, pvector);
-    }
+    uncertainties_.begin(atom->nlocal);
+    chunk_ > 0 ? evaluate_chunks(uncertain) : evaluate_whole(uncertain);
+    uncertainties_.end(uncertain, static_cast<double>(atom->natoms), world, pvector);
   } catch (const LAMMPSException&) {
     throw;  // has been said
+  } catch (const std::bad_alloc&) {
+    stop(uqforce::lammps::kOutOfMemory);
   } catch (const std::exception& failure) {
     stop(failure.what());
   }
@@ -227,66 +239,35 @@ bool PairUqforce::wants_uncertainties() const {
   return requested_ || (every_ > 0 && (edge || step % every_ == 0));
 }
 
-// Own atoms first, then ghosts. Of what is exchanged, a ghost that is an image of an own atom is no ghost:
-// one rank has none at all.
-void PairUqforce::number_rows() {
-  const int owned = atom->nlocal, atoms = atom->nlocal + atom->nghost;
-  row_of_.resize(atoms);
-  std::iota(row_of_.begin(), row_of_.end(), 0);
-  int rows = atoms;
+void PairUqforce::evaluate_whole(bool uncertain) {
+  std::vector<int> own(atom->nlocal);
+  std::iota(own.begin(), own.end(), 0);
   if (exchange_) {
-    own_.clear();
-    for (int i = 0; i < owned; ++i) own_.emplace(atom->tag[i], i);
-    rows = owned;
-    for (int i = owned; i < atoms; ++i) {
-      const auto found = own_.find(atom->tag[i]);
-      row_of_[i] = found == own_.end() ? rows++ : found->second;
-    }
+    share_.with_ghosts(*list);
+  } else {
+    share_.with_shell(*list, own, file_->num_layers, true);
   }
-  domain_.owned = owned;
-  domain_.atoms = rows;
-  domain_.types.resize(rows);
-  domain_.numbers.resize(rows);
-  for (int i = 0; i < atoms; ++i) {
-    domain_.types[row_of_[i]] = model_type_[atom->type[i]];
-    domain_.numbers[row_of_[i]] = atom->tag[i];
-  }
+  messages_.use(&share_.rows);
+  const bool alone = exchange_ && comm->nprocs == 1;  // there are no ghosts
+  const Prediction& prediction =
+      engine_->evaluate(share_.domain, exchange_, uncertain, alone ? nullptr : &messages_);
+  scatter(prediction);
+  if (uncertain) uncertainties_.take(prediction, own);
 }
 
-// Edges within the cutoff of own atoms; without exchange, also of the ghosts that their features depend on.
-void PairUqforce::find_edges() {
-  double** x = atom->x;
-  const auto for_neighbors = [&](int i, const auto& use) {
-    for (int k = 0; k < list->numneigh[i]; ++k) {
-      const int j = list->firstneigh[i][k] & NEIGHMASK;
-      const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
-      if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < cutoff_ * cutoff_) use(j, d);
+void PairUqforce::evaluate_chunks(bool uncertain) {
+  const std::vector<std::vector<int>> pieces = share_.pieces(chunk_);
+  sums_.begin(atom->nlocal, atom->nlocal + atom->nghost);
+  messages_.use(nullptr);
+  for (bool first = true, settled = false; !settled; first = false) {
+    for (const std::vector<int>& own : pieces) {
+      share_.with_shell(*list, own, file_->num_layers, false);
+      sums_.next(share_.atoms, share_.domain.owned);
+      const Prediction& prediction = engine_->evaluate(share_.domain, false, uncertain, &sums_);
+      if (first) scatter(prediction);  // energies and forces need no sums
+      if (uncertain) uncertainties_.take(prediction, own);
     }
-  };
-  const int owned = atom->nlocal, atoms = atom->nlocal + atom->nghost;
-  is_center_.assign(atoms, 0);
-  std::fill_n(is_center_.begin(), owned, 1);
-  std::vector<int> newest(list->ilist, list->ilist + list->inum), next;
-  for (int layer = 1; !exchange_ && layer < num_layers_; ++layer, newest.swap(next)) {
-    next.clear();
-    for (int i : newest) {
-      for_neighbors(i, [&](int j, const double*) {
-        if (!std::exchange(is_center_[j], 1)) next.push_back(j);
-      });
-    }
-  }
-  number_rows();
-  domain_.centers.clear(), domain_.neighbors.clear(), domain_.edge_vec.clear(), edge_atoms_.clear();
-  const int listed = list->inum + (exchange_ ? 0 : list->gnum);
-  for (int k = 0; k < listed; ++k) {
-    const int i = list->ilist[k];
-    if (!is_center_[i]) continue;
-    for_neighbors(i, [&](int j, const double* d) {
-      domain_.centers.push_back(i);
-      domain_.neighbors.push_back(row_of_[j]);
-      edge_atoms_.push_back(j);
-      domain_.edge_vec.insert(domain_.edge_vec.end(), d, d + 3);
-    });
+    settled = !uncertain || sums_.settled(messages_);
   }
 }
 
@@ -303,34 +284,39 @@ void PairUqforce::stop(const std::string& sentence) {
 
 // What goes on from numbers that are not finite would be wrong.
 void PairUqforce::check_finite(const double* energies, const double* edge_gradient) {
+  const uqforce::lammps::Domain& domain = share_.domain;
   double closest = std::numeric_limits<double>::infinity();
-  int64_t atom_at = -1;
-  for (int64_t i = 0; i < domain_.owned && atom_at < 0; ++i) {
-    if (!std::isfinite(energies[i])) atom_at = i;
+  int64_t row = -1;
+  for (int64_t i = 0; i < domain.owned && row < 0; ++i) {
+    if (!std::isfinite(energies[i])) row = i;
   }
-  const auto edges = static_cast<int64_t>(domain_.centers.size());
-  for (int64_t e = 0; e < edges && atom_at < 0; ++e) {
+  const auto edges = static_cast<int64_t>(domain.centers.size());
+  for (int64_t e = 0; e < edges && row < 0; ++e) {
     const double* g = edge_gradient + 3 * e;
-    if (!std::isfinite(g[0] + g[1] + g[2])) atom_at = domain_.centers[e];
+    if (!std::isfinite(g[0] + g[1] + g[2])) row = domain.centers[e];
   }
-  if (atom_at < 0) return;
+  if (row < 0) return;
   for (int64_t e = 0; e < edges; ++e) {
-    const double* d = domain_.edge_vec.data() + 3 * e;
+    const double* d = domain.edge_vec.data() + 3 * e;
     closest = std::min(closest, d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
   }
   stop(fmt::format(
       "energy or forces of atom {} are not finite at step {}; the two closest atoms of its rank are "
       "{:.3f} A apart",
-      atom->tag[atom_at], update->ntimestep, std::sqrt(closest)));
+      atom->tag[share_.atoms[row]], update->ntimestep, std::sqrt(closest)));
 }
 
 // An edge pulls its two atoms; half of its virial belongs to each.
-void PairUqforce::scatter(const double* energies, const double* edge_gradient) {
+void PairUqforce::scatter(const Prediction& prediction) {
+  const double* energies = prediction.at("energies").data;
+  const double* edge_gradient = prediction.at("edge_gradient").data;
+  check_finite(energies, edge_gradient);
+  const uqforce::lammps::Domain& domain = share_.domain;
   double** f = atom->f;
-  const auto edges = static_cast<int64_t>(domain_.centers.size());
+  const auto edges = static_cast<int64_t>(domain.centers.size());
   for (int64_t e = 0; e < edges; ++e) {
-    const double *g = edge_gradient + 3 * e, *d = domain_.edge_vec.data() + 3 * e;
-    const int64_t i = domain_.centers[e], j = edge_atoms_[e];
+    const double *g = edge_gradient + 3 * e, *d = domain.edge_vec.data() + 3 * e;
+    const int i = share_.atoms[domain.centers[e]], j = share_.edge_atoms[e];
     for (int c = 0; c < 3; ++c) {
       f[i][c] += g[c];
       f[j][c] -= g[c];
@@ -349,9 +335,9 @@ void PairUqforce::scatter(const double* energies, const double* edge_gradient) {
       vatom[j][c] += 0.5 * w[c];
     }
   }
-  for (int64_t i = 0; i < domain_.owned; ++i) {
-    if (eflag_global) eng_vdwl += energies[i];
-    if (eflag_atom) eatom[i] += energies[i];
+  for (int64_t row = 0; row < domain.owned; ++row) {
+    if (eflag_global) eng_vdwl += energies[row];
+    if (eflag_atom) eatom[share_.atoms[row]] += energies[row];
   }
 }
 
@@ -367,75 +353,4 @@ void* PairUqforce::extract(const char* name, int& dimension) {
 void* PairUqforce::extract_peratom(const char* name, int& columns) {
   columns = 0;
   return uncertainties_.find(name, columns);
-}
-
-void PairUqforce::to_ghosts(const Rows& rows) {
-  if (exchange_ && comm->nprocs == 1) return;  // there are no ghosts
-  rows_ = &rows;
-  comm->forward_comm(this, rows.doubles());
-}
-
-void PairUqforce::to_owners(const Rows& rows) {
-  if (exchange_ && comm->nprocs == 1) return;
-  rows_ = &rows;
-  comm->reverse_comm(this, rows.doubles());
-}
-
-void PairUqforce::sum(double* values, int count) {
-  MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, world);
-}
-
-// Where part p of atom k of a message is.
-static char* in_message(double* buffer, const Rows& rows, int k, int64_t part) {
-  return reinterpret_cast<char*>(buffer + static_cast<int64_t>(k) * rows.doubles()) + part * rows.bytes;
-}
-
-int PairUqforce::pack_forward_comm(int n, int* list, double* buffer, int, int*) {
-  for (int k = 0; k < n; ++k) {
-    for (int64_t p = 0; p < rows_->parts; ++p) {
-      memcpy(in_message(buffer, *rows_, k, p), rows_->at(p, row_of_[list[k]]), rows_->bytes);
-    }
-  }
-  return n * rows_->doubles();
-}
-
-void PairUqforce::unpack_forward_comm(int n, int first, double* buffer) {
-  for (int k = 0; k < n; ++k) {
-    const int row = row_of_[first + k];
-    if (row < domain_.owned) continue;  // an own atom, which needs no message
-    for (int64_t p = 0; p < rows_->parts; ++p) {
-      memcpy(rows_->at(p, row), in_message(buffer, *rows_, k, p), rows_->bytes);
-    }
-  }
-}
-
-int PairUqforce::pack_reverse_comm(int n, int first, double* buffer) {
-  for (int k = 0; k < n; ++k) {
-    const int row = row_of_[first + k];
-    for (int64_t p = 0; p < rows_->parts; ++p) {
-      char* to = in_message(buffer, *rows_, k, p);
-      if (row < domain_.owned) {
-        memset(to, 0, rows_->bytes);  // what is its own is there already
-      } else {
-        memcpy(to, rows_->at(p, row), rows_->bytes);
-      }
-    }
-  }
-  return n * rows_->doubles();
-}
-
-template <typename T>
-static void add(char* to, const char* from, int64_t bytes) {
-  for (int64_t c = 0; c < bytes; c += sizeof(T)) {
-    *reinterpret_cast<T*>(to + c) += *reinterpret_cast<const T*>(from + c);
-  }
-}
-
-void PairUqforce::unpack_reverse_comm(int n, int* list, double* buffer) {
-  for (int k = 0; k < n; ++k) {
-    for (int64_t p = 0; p < rows_->parts; ++p) {
-      char *to = rows_->at(p, row_of_[list[k]]), *from = in_message(buffer, *rows_, k, p);
-      rows_->single ? add<float>(to, from, rows_->bytes) : add<double>(to, from, rows_->bytes);
-    }
-  }
 }

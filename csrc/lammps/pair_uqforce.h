@@ -1,21 +1,24 @@
-// pair_style uqforce [exchange | shell] [every N]
+// pair_style uqforce [exchange | shell [chunk N]] [every N] [device auto | cpu | cuda | cuda:K]
 // pair_coeff * * model.pt Element1 Element2 ...
 //
-// docs/lammps.md is the manual. This file and its .cpp see LAMMPS headers only, no libtorch.
+// docs/lammps.md is the manual. Of the files here only engine.cpp sees libtorch, and it sees no LAMMPS.
 #pragma once
 
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
+#include "lammps/chunks.h"
 #include "lammps/engine.h"
+#include "lammps/messages.h"
+#include "lammps/model_file.h"
+#include "lammps/share.h"
 #include "lammps/uncertainties.h"
 #include "pair.h"
 
 namespace LAMMPS_NS {
 
-class PairUqforce : public Pair, private uqforce::lammps::Communication {
+class PairUqforce : public Pair {
  public:
   explicit PairUqforce(LAMMPS* lmp);
   ~PairUqforce() override;
@@ -28,43 +31,43 @@ class PairUqforce : public Pair, private uqforce::lammps::Communication {
   void* extract(const char* name, int& dimension) override;
   void* extract_peratom(const char* name, int& columns) override;
 
-  int pack_forward_comm(int n, int* list, double* buffer, int pbc_flag, int* pbc) override;
-  void unpack_forward_comm(int n, int first, double* buffer) override;
-  int pack_reverse_comm(int n, int first, double* buffer) override;
-  void unpack_reverse_comm(int n, int* list, double* buffer) override;
+  int pack_forward_comm(int n, int* list, double* buffer, int, int*) override {
+    return messages_.pack_forward(n, list, buffer);
+  }
+  void unpack_forward_comm(int n, int first, double* buffer) override {
+    messages_.unpack_forward(n, first, buffer);
+  }
+  int pack_reverse_comm(int n, int first, double* buffer) override {
+    return messages_.pack_reverse(n, first, buffer);
+  }
+  void unpack_reverse_comm(int n, int* list, double* buffer) override {
+    messages_.unpack_reverse(n, list, buffer);
+  }
 
  private:
   [[noreturn]] void stop(const std::string& sentence);
-  std::string read_metadata(const std::string& path);
-  void number_rows();
-  void find_edges();
+  void read(const std::string& path);
+  std::string description(const std::string& path) const;
+  int rank_on_machine() const;
   bool wants_uncertainties() const;
-  void check_finite(const double* energies, const double* edge_gradient);
-  void scatter(const double* energies, const double* edge_gradient);
 
-  void to_ghosts(const uqforce::lammps::Rows& rows) override;
-  void to_owners(const uqforce::lammps::Rows& rows) override;
-  void sum(double* values, int count) override;
+  void evaluate_whole(bool uncertain);
+  void evaluate_chunks(bool uncertain);
+  void scatter(const uqforce::lammps::Prediction& prediction);
+  void check_finite(const double* energies, const double* edge_gradient);
 
   bool exchange_ = true;  // features, or else a wide shell of ghosts with edges of their own
-  std::unique_ptr<uqforce::lammps::Engine> engine_;
-  std::vector<std::string> type_names_;
-  std::vector<int64_t> model_type_;  // of LAMMPS's types, from 1
-  double cutoff_ = 0;
-  int num_layers_ = 0;
-  int64_t forward_bytes_ = 0, reverse_bytes_ = 0;  // of an atom, at most, in the model's messages
-  bool one_variance_ = false;                      // of the whole system
+  int chunk_ = 0;         // own atoms at a time; 0: all
+  int every_ = 1;         // steps between uncertainties
+  std::string wanted_device_ = "auto", device_;
 
-  uqforce::lammps::Domain domain_;
-  std::vector<char> is_center_;
-  // Of LAMMPS's atoms: their rows in `domain_`. An image of an own atom is that atom's row.
-  std::vector<int> row_of_;
-  std::unordered_map<tagint, int> own_;
-  std::vector<int> edge_atoms_;  // LAMMPS's neighbor of each edge
+  std::unique_ptr<uqforce::lammps::Engine> engine_;
+  std::unique_ptr<uqforce::lammps::ModelFile> file_;
+  Share share_;
+  Messages messages_;
+  uqforce::lammps::ChunkSums sums_;
   uqforce::lammps::Uncertainties uncertainties_;
-  int every_ = 1;                                // steps between them
-  int requested_ = 0;                            // by `fix pair` with trigger, for this step
-  const uqforce::lammps::Rows* rows_ = nullptr;  // that are being communicated
+  int requested_ = 0;  // by `fix pair` with trigger, for this step
 };
 
 }  // namespace LAMMPS_NS

@@ -18,15 +18,15 @@ bool is_first(MPI_Comm world) {
 }  // namespace
 
 Uncertainties::Uncertainties()
-    : quantities_{{"nll", false, true, 1, {}, {}},
-                  {"forces_uncertainty", false, true, 1, {}, {}},
-                  {"energy_uncertainty", false, false, 1, {}, {}}} {}
+    : quantities_{{"nll", false, true, 1, kNone, {}, {}},
+                  {"forces_uncertainty", false, true, 1, kNone, {}, {}},
+                  {"energy_uncertainty", false, false, 1, kNone, {}, {}}} {}
 
 void Uncertainties::add(const std::string& key, bool per_atom, int columns) {
   auto found = std::find_if(quantities_.begin(), quantities_.end(),
                             [&](const Quantity& quantity) { return quantity.key == key; });
   if (found == quantities_.end()) {
-    found = quantities_.insert(found, {key, true, per_atom, columns, {}, {}});
+    found = quantities_.insert(found, {key, true, per_atom, columns, kNone, {}, {}});
   }
   found->carried = true;
   found->resize(0);
@@ -69,44 +69,50 @@ void Uncertainties::Quantity::resize(int64_t owned) {
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = values.data() + i * columns;
 }
 
-void Uncertainties::keep(const Prediction& prediction, int64_t owned, double all_atoms, MPI_Comm world,
-                         double* vector) {
-  // LAMMPS sums over the processes: what is one number of all stands on the first of them only.
-  const bool first = is_first(world);
+void Uncertainties::begin(int64_t owned) {
+  owned_ = owned;
   for (Quantity& quantity : quantities_) {
-    double* places = vector;
-    vector += quantity.places();
-    if (!quantity.carried) {
-      std::fill(places, vector, first ? kNone : 0.0);
-      continue;
-    }
-    const Values& found = prediction.at(quantity.key);
-    if (found.columns != quantity.columns || found.rows != (quantity.per_atom ? owned : 1)) {
-      throw std::runtime_error("the model gives " + std::to_string(found.rows) + " rows of " +
-                               std::to_string(found.columns) + " numbers for " + quantity.key);
-    }
-    if (!quantity.per_atom) {
-      places[0] = first ? found.data[0] : 0.0;
-      continue;
-    }
-    quantity.resize(owned);
-    std::copy_n(found.data, owned * quantity.columns, quantity.values.begin());
-    if (quantity.columns > 1) continue;
-    double most = -std::numeric_limits<double>::infinity(), sum = 0, all = 0;
-    for (int64_t i = 0; i < owned; ++i) {
-      most = std::max(most, found.data[i]);
-      sum += found.data[i];
-    }
-    MPI_Reduce(&most, &all, 1, MPI_DOUBLE, MPI_MAX, 0, world);
-    places[0] = first ? all : 0.0;
-    places[1] = sum / all_atoms;
+    if (quantity.carried && quantity.per_atom) quantity.resize(owned);
   }
 }
 
-void Uncertainties::skip(int64_t owned, MPI_Comm world, double* vector) {
-  std::fill_n(vector, size(), is_first(world) ? kNone : 0.0);
+void Uncertainties::take(const Prediction& prediction, const std::vector<int>& atoms) {
+  const auto count = static_cast<int64_t>(atoms.size());
   for (Quantity& quantity : quantities_) {
-    if (quantity.carried && quantity.per_atom) quantity.resize(owned);
+    if (!quantity.carried) continue;
+    const Values& found = prediction.at(quantity.key);
+    if (found.columns != quantity.columns || found.rows != (quantity.per_atom ? count : 1)) {
+      throw std::runtime_error("the model gives " + std::to_string(found.rows) + " rows of " +
+                               std::to_string(found.columns) + " numbers for " + quantity.key);
+    }
+    if (!quantity.per_atom) quantity.of_system = found.data[0];
+    for (int64_t k = 0; quantity.per_atom && k < count; ++k) {
+      std::copy_n(found.data + k * found.columns, found.columns,
+                  quantity.values.begin() + atoms[k] * found.columns);
+    }
+  }
+}
+
+void Uncertainties::end(bool taken, double all_atoms, MPI_Comm world, double* vector) const {
+  // LAMMPS sums over the processes: what is one number of all stands on the first of them only.
+  const bool first = is_first(world);
+  for (const Quantity& quantity : quantities_) {
+    double* places = vector;
+    vector += quantity.places();
+    if (!taken || !quantity.carried) {
+      std::fill(places, vector, first ? kNone : 0.0);
+    } else if (!quantity.per_atom) {
+      places[0] = first ? quantity.of_system : 0.0;
+    } else if (quantity.columns == 1) {
+      double most = -std::numeric_limits<double>::infinity(), sum = 0, all = 0;
+      for (int64_t i = 0; i < owned_; ++i) {
+        most = std::max(most, quantity.values[i]);
+        sum += quantity.values[i];
+      }
+      MPI_Reduce(&most, &all, 1, MPI_DOUBLE, MPI_MAX, 0, world);
+      places[0] = first ? all : 0.0;
+      places[1] = sum / all_atoms;
+    }
   }
 }
 

@@ -23,11 +23,13 @@ class Uncertainties {
   int size() const;            // numbers of `compute pair`
   std::string legend() const;  // what they are: "1 largest nll, 2 mean nll, ..."
 
-  // Takes what the model computed, reduced over all processes into `vector` [size], which LAMMPS sums over
-  // them: nan where the file lacks it. All processes call it.
-  void keep(const Prediction& prediction, int64_t owned, double all_atoms, MPI_Comm world, double* vector);
-  // A step without: nan everywhere, never old numbers in new places.
-  void skip(int64_t owned, MPI_Comm world, double* vector);
+  // A step: nan everywhere, never old numbers in new places.
+  void begin(int64_t owned);
+  // Takes what the model computed of these of the process's own atoms, and of the whole system.
+  void take(const Prediction& prediction, const std::vector<int>& atoms);
+  // All reduced over the processes into `vector` [size], which LAMMPS sums over them: nan where the file
+  // lacks it, or nothing was `taken`. All processes call it.
+  void end(bool taken, double all_atoms, MPI_Comm world, double* vector) const;
   // Per own atom, as Pair::extract_peratom; null where the file lacks it.
   void* find(const std::string& key, int& columns);
 
@@ -36,12 +38,14 @@ class Uncertainties {
     std::string key;
     bool carried, per_atom;
     int64_t columns;
+    double of_system;
     std::vector<double> values;  // [owned, columns]
     std::vector<double*> rows;   // of several columns
 
     int places() const { return per_atom ? (columns == 1 ? 2 : 0) : 1; }
     void resize(int64_t owned);
   };
+  int64_t owned_ = 0;
   std::vector<Quantity> quantities_;
 };
 

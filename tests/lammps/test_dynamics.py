@@ -136,6 +136,10 @@ def test_says_what_runs(lammps, models, tmp_path):
     ):
         assert len(re.findall(words, out)) == 1, out
     assert "they grow with its size, nll does not" in out
+    text = hot_molecule(tmp_path, models("float32"), "run 0")
+    text = text.replace("uqforce exchange", "uqforce shell chunk 4 device cpu")
+    out = lammps(tmp_path, text).stdout
+    assert "ghosts within 10.5 A with edges of their own, 4 atoms at a time\n" in out
 
 
 def test_model_without_uncertainty(lammps, models, tmp_path):

@@ -17,7 +17,7 @@ from ase import Atoms
 
 from tests.lammps.conftest import PLUGIN_FOLDER
 from tests.lammps.systems import TYPES, begin, build, data_file, structures
-from uqforce._library import LIBRARY_PATH
+from uqforce._library import LIBRARY_PATH, build_info
 from uqforce.deploy.export import export
 from uqforce_lammps.build import PLUGIN
 
@@ -82,12 +82,25 @@ def test_networks_instead_of_tables(lammps, tmp_path):
         ({"units metal": "units metal\nnewton off"}, "use `newton on`"),
         (
             {"uqforce exchange": "uqforce somehow"},
-            "does not know somehow: use exchange or shell, and every",
+            "does not know somehow: use exchange or shell, chunk N, every N, and device",
         ),
+        ({"uqforce exchange": "uqforce device cuda:x"}, "does not know device cuda:x: use"),
+        ({"uqforce exchange": "uqforce chunk 100"}, "cannot exchange features: use `shell chunk 100`"),
+        ({"uqforce exchange": "uqforce shell chunk 0"}, "chunk 0: use 1 or more atoms"),
     ],
 )
 def test_input(lammps, models, tmp_path, changes, sentence):
     fails(lammps, tmp_path, models(), sentence, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there(lammps, models, tmp_path, device):
+    """No run on the CPU instead."""
+    built = build_info()["cuda_archs"] is not None
+    sentence = "libtorch sees 0 CUDA device(s) here" if built else "was built without CUDA kernels"
+    changes = {"uqforce exchange": f"uqforce device {device}"}
+    fails(lammps, tmp_path, models(), f"device {device} was asked for, but {sentence}", **changes)
 
 
 def test_bonded_neighbors(lammps, models, tmp_path):

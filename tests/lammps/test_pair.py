@@ -13,6 +13,7 @@ from uqforce.model import Ensemble
 from uqforce.ops import neighbor_list
 
 NKTV2P = 1.6021765e6  # bar A^3 / eV, LAMMPS's `units metal`
+SCHEMES = ["exchange", "shell", "shell chunk 7"]
 FIRST = ["nll", "forces_uncertainty", "energy_uncertainty"]  # of `compute pair`, in every file
 
 
@@ -114,24 +115,24 @@ def check(lammps, folder: Path, model: Path, ranks: int, scheme: str, tolerance:
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_equals_python(lammps, models, tmp_path, ranks, scheme):
     check(lammps, tmp_path, models(), ranks, scheme, 1e-10)
 
 
 @pytest.mark.parametrize("noise", ["none", "local", "white"])
-@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_other_noise(lammps, models, tmp_path, noise, scheme):
     check(lammps, tmp_path, models(noise=noise, num_layers=2), 2, scheme, 1e-10)
 
 
-@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_heads(lammps, models, tmp_path, scheme):
     check(lammps, tmp_path, models(heads=3, noise="local", num_layers=2), 2, scheme, 1e-10)
 
 
-@pytest.mark.parametrize("scheme", ["exchange", "shell"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_ensemble(lammps, tmp_path, scheme):
     """Members of two and of three layers, without noise."""
     members = [build(noise="none", num_layers=layers) for layers in (2, 3)]
@@ -139,15 +140,16 @@ def test_an_ensemble(lammps, tmp_path, scheme):
     check(lammps, tmp_path, tmp_path / "ensemble.pt", 2, scheme, 1e-10)
 
 
-def test_probes_do_not_depend_on_the_ranks(lammps, models, tmp_path):
+def test_probes_do_not_depend_on_ranks_and_chunks(lammps, models, tmp_path):
     """The signs of `local-deep` are a hash of LAMMPS's numbers of the atoms; Python has its own."""
     model, tables = models(noise="local-deep", num_layers=2), []
-    for ranks in (1, 2):
-        done = lammps(tmp_path, script(tmp_path, structures(), model, "exchange"), ranks)
+    for ranks, scheme in ((1, "exchange"), (2, "exchange"), (2, "shell chunk 7")):
+        done = lammps(tmp_path, script(tmp_path, structures(), model, scheme), ranks)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         files = [tmp_path / f"{k}.atoms" for k in range(len(structures()))]
         tables.append(np.concatenate([np.loadtxt(file, skiprows=9, ndmin=2) for file in files]))
-    np.testing.assert_allclose(tables[0], tables[1], rtol=0, atol=1e-9 * np.abs(tables[0]).max())
+    for table in tables[1:]:
+        np.testing.assert_allclose(table, tables[0], rtol=0, atol=1e-9 * np.abs(tables[0]).max())
     sigma = np.concatenate([expected(model, atoms)["forces_uncertainty"] for atoms in structures().values()])
     found = tables[0][:, 11 + of_atoms(model).index("forces_uncertainty")]
     assert 0.8 < (found / sigma).mean() < 1.25 and np.abs(found - sigma).max() > 1e-6
