@@ -28,7 +28,8 @@ demo: build
 
 test: build
 	$(PYTEST)
-	$(PYTEST) --emulate tests/ops tests/model/test_inference.py tests/model/test_potential.py
+	$(PYTEST) --emulate tests/ops tests/model/test_inference.py tests/model/test_potential.py \
+		tests/lammps/test_pair.py::test_under_hybrid
 
 test-slow: build
 	$(PYTEST) -m slow

@@ -5,16 +5,13 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "common/without_cuda.h"
 
 namespace uqforce {
-namespace {
 
 using at::Tensor;
 
-thread_local Ranks* in_use = nullptr;
+static thread_local Ranks* in_use = nullptr;
 
-// The engine, or null outside of one, where a single process has all atoms and hence no ghosts.
 Ranks* ranks(const char* op, int64_t ghosts) {
   TORCH_CHECK_NOT_IMPLEMENTED(in_use || ghosts == 0, op, " is called with ", ghosts,
                               " ghosts outside of a parallel engine: only an engine that divides the atoms "
@@ -22,23 +19,27 @@ Ranks* ranks(const char* op, int64_t ghosts) {
   return in_use;
 }
 
-void check(const Tensor& x, const c10::SymInt& num_atoms) {
+void check_exchange(const Tensor& x, const c10::SymInt& num_atoms) {
   check_floating(x, "x");
   check_shape(x, "x", {kAny, kAny});
   TORCH_CHECK_VALUE(x.sym_size(0) <= num_atoms, "x has ", x.sym_size(0),
                     " rows, more than num_atoms = ", num_atoms);
 }
 
-void check_vjp(const Tensor& cotangents, const c10::SymInt& num_owned) {
+void check_exchange_vjp(const Tensor& cotangents, const c10::SymInt& num_owned) {
   check_floating(cotangents, "cotangents");
   check_shape(cotangents, "cotangents", {kAny, kAny, kAny});
   TORCH_CHECK_VALUE(num_owned >= 0 && num_owned <= cotangents.sym_size(1), "num_owned is ", num_owned,
                     ", expected 0 to ", cotangents.sym_size(1), ", the atoms of cotangents");
 }
 
+void check_sum(const Tensor& values) { check_dtype(values, "values", at::kDouble); }
+
+namespace {
+
 // x [owned, dim] -> [num_atoms, dim]: the ghosts' rows come from their owners.
 Tensor exchange(const Tensor& x, int64_t num_atoms) {
-  check(x, num_atoms);
+  check_exchange(x, num_atoms);
   Tensor rows = at::empty({num_atoms, x.size(1)}, x.options());
   rows.narrow(0, 0, x.size(0)).copy_(x);
   if (Ranks* engine = ranks("ghost_exchange", num_atoms - x.size(0))) engine->to_ghosts(rows);
@@ -47,31 +48,31 @@ Tensor exchange(const Tensor& x, int64_t num_atoms) {
 
 // cotangents [K, atoms, dim] -> [K, num_owned, dim]: the ghosts' are added to their owners'.
 Tensor exchange_vjp(const Tensor& cotangents, int64_t num_owned) {
-  check_vjp(cotangents, num_owned);
+  check_exchange_vjp(cotangents, num_owned);
   Tensor rows = cotangents.clone(at::MemoryFormat::Contiguous);
   if (Ranks* engine = ranks("ghost_exchange_vjp", rows.size(1) - num_owned)) engine->to_owners(rows);
   return rows.narrow(1, 0, num_owned).contiguous();
 }
 
 Tensor sum(const Tensor& values) {
-  check_dtype(values, "values", at::kDouble);
+  check_sum(values);
   Tensor sums = values.clone(at::MemoryFormat::Contiguous);
   if (Ranks* engine = ranks("sum_over_ranks", 0)) engine->sum(sums);
   return sums;
 }
 
 Tensor exchange_meta(const Tensor& x, c10::SymInt num_atoms) {
-  check(x, num_atoms);
+  check_exchange(x, num_atoms);
   return x.new_empty_symint({num_atoms, x.sym_size(1)});
 }
 
 Tensor exchange_vjp_meta(const Tensor& cotangents, c10::SymInt num_owned) {
-  check_vjp(cotangents, num_owned);
+  check_exchange_vjp(cotangents, num_owned);
   return cotangents.new_empty_symint({cotangents.sym_size(0), num_owned, cotangents.sym_size(2)});
 }
 
 Tensor sum_meta(const Tensor& values) {
-  check_dtype(values, "values", at::kDouble);
+  check_sum(values);
   return values.new_empty_symint(values.sym_sizes());
 }
 
@@ -97,7 +98,5 @@ TORCH_LIBRARY_IMPL(uqforce, Meta, m) {
   m.impl("ghost_exchange_vjp", &exchange_vjp_meta);
   m.impl("sum_over_ranks", &sum_meta);
 }
-
-UQFORCE_WITHOUT_CUDA("ghost_exchange", "ghost_exchange_vjp", "sum_over_ranks")
 
 }  // namespace uqforce

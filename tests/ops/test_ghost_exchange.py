@@ -5,6 +5,7 @@ They have no autograd: `InferencePotential.domain` calls their transposes itself
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from uqforce.model import InferencePotential, ModelConfig, Potential
 
@@ -68,6 +69,8 @@ def test_script_save_load(fresh_process, tmp_path):
 @pytest.mark.parametrize("name", CALLS)
 def test_shapes(name):
     assert list(CALLS[name]("meta").shape) == SHAPES[name]
+    with FakeTensorMode():
+        assert list(CALLS[name]("cuda").shape) == SHAPES[name] and CALLS[name]("cuda").device.type == "cuda"
 
 
 @pytest.mark.parametrize(

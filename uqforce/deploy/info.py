@@ -13,8 +13,6 @@ from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
 from uqforce.deploy.errors import DeployError
 
-ENGINE_OPS = ("ghost_exchange", "ghost_exchange_vjp", "sum_over_ranks")  # called inside LAMMPS, on the CPU
-
 
 def choose_device(device: str) -> torch.device:
     """The device to run on; "auto" is CUDA where this machine and this build have it, else the CPU.
@@ -51,7 +49,7 @@ def without_cuda() -> str | None:
     build = build_info()
     if build["cuda_archs"] is None:
         return "was built without CUDA kernels (install it where nvcc is found)"
-    lacking = [op for op in build["without_cuda"] or () if op not in ENGINE_OPS]
+    lacking = build["without_cuda"]
     return f"has no CUDA kernel yet for {', '.join(lacking)}" if lacking else None
 
 
