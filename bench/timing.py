@@ -93,6 +93,17 @@ def measure(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
+def settle(function: Callable[[], object]) -> None:
+    """With several threads: let those of the last rival's process fall asleep, and wake one's own.
+
+    OpenMP's threads wait for their next work without leaving the core, for some milliseconds: the rival that
+    is called next, in another process, would find one core of two taken.
+    """
+    if torch.get_num_threads() > 1:
+        time.sleep(0.02)
+        measure(function)
+
+
 class OtherWork:
     """How many cores other processes and other virtual machines have kept busy since this was made."""
 
@@ -180,6 +191,7 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
     for turn in range(max(rounds.values(), default=0)):
         for name, function in functions.items():
             if turn < rounds[name]:
+                settle(function)
                 times[name].append(measure(function))
     for name, pairs in times.items():
         values, computed = zip(*pairs)
