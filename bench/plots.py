@@ -43,11 +43,13 @@ def curves(cases: list[dict], group: str) -> dict[str, list[tuple[int, float, fl
 
 def draw(results: Path, figure: Path) -> None:
     cases = json.loads(results.read_text())["cases"]
+    found = {title: curves(cases, group) for group, title in GROUPS.items()}
+    found = {title: its for title, its in found.items() if its}
     plt.rcParams.update({"svg.hashsalt": "uqforce", "font.size": 8})
     shared = {"sharex": True, "sharey": "row", "layout": "constrained"}
-    page, axes = plt.subplots(2, len(GROUPS), figsize=(10, 5), **shared)
-    for (top, bottom), (group, title) in zip(axes.T, GROUPS.items()):
-        for name, points in curves(cases, group).items():
+    page, axes = plt.subplots(2, len(found), squeeze=False, figsize=(2.5 * len(found), 5), **shared)
+    for (top, bottom), (title, rivals) in zip(axes.T, found.items()):
+        for name, points in rivals.items():
             atoms, micros, peaks = zip(*points)
             color, marker = STYLES[name]
             top.loglog(atoms, micros, color=color, marker=marker, ms=4, label=name)
