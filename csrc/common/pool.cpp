@@ -14,6 +14,7 @@
 namespace uqforce {
 namespace {
 
+constexpr size_t kKept = size_t(1) << 18;  // from here on memory is kept, and still in the caches when reused
 constexpr size_t kLarge = size_t(4) << 20;  // holds at least one whole huge page of 2 MB
 
 // How many bytes may wait for their next use: an eighth of the machine's memory.
@@ -43,7 +44,7 @@ class Pool final : public c10::Allocator {
 
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    if (bytes < kLarge) return c10::GetCPUAllocator()->allocate(bytes);
+    if (bytes < kKept) return c10::GetCPUAllocator()->allocate(bytes);
     auto block = std::make_unique<Block>(take(bytes));
     void* data = block->memory.get();
     return {data, block.release(), &Pool::free, c10::DeviceType::CPU};
@@ -65,14 +66,14 @@ class Pool final : public c10::Allocator {
     instance().keep(std::move(*block));
   }
 
-  // The smallest kept block of the size wanted to twice that, or a new one.
+  // The smallest kept block of the size wanted to twice that, of several the one used last, or a new one.
   Block take(size_t bytes) {
     {
       const std::lock_guard lock(mutex_);
       auto best = kept_.end();
       for (auto block = kept_.begin(); block != kept_.end(); ++block) {
         const bool fits = block->bytes >= bytes && block->bytes <= 2 * bytes;
-        if (fits && (best == kept_.end() || block->bytes < best->bytes)) best = block;
+        if (fits && (best == kept_.end() || block->bytes <= best->bytes)) best = block;
       }
       if (best != kept_.end()) {
         Block block = std::move(*best);
@@ -81,7 +82,7 @@ class Pool final : public c10::Allocator {
       }
     }
     Block block{bytes, c10::GetCPUAllocator()->allocate(bytes)};
-    advise_huge_pages(block.memory.get(), bytes);
+    if (bytes >= kLarge) advise_huge_pages(block.memory.get(), bytes);
     return block;
   }
 

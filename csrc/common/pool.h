@@ -13,8 +13,9 @@ namespace uqforce {
 
 // Fresh memory is cleared page by page as it is first written, which costs several times what is written (1
 // to 5 GB/s against 20 where it was measured), and malloc returns large blocks to the system as soon as they
-// are freed. So blocks of 4 MB and more are kept when they are freed, up to an eighth of the machine's
-// memory, and given to whoever next asks for about as much. Smaller ones come from torch's allocator.
+// are freed. So blocks of 256 KB and more are kept when they are freed, up to an eighth of the machine's
+// memory, and given to whoever next asks for about as much, first what was used last and may still be in the
+// caches. Smaller ones come from torch's allocator.
 c10::Allocator& pool();
 
 // An uninitialised tensor with memory of the pool.

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "common/huge_pages.h"
 #include "common/isa.h"
+#include "common/pool.h"
 #include "radial_interpolation/cpu_kernels.h"
 #include "radial_interpolation/op.h"
 
@@ -146,7 +146,7 @@ Tensor zeros_if(bool needed, const Tensor& like) {
 Tensor forward_cpu(const Tensor& table, const Tensor& slope, const Tensor& x) {
   check_radial(slope, x, table);
   const Tensor nodes = table.contiguous(), positions = x.contiguous();
-  Tensor out = with_huge_pages(at::empty({x.size(0), table.size(1)}, table.options()));
+  Tensor out = empty_from_pool({x.size(0), table.size(1)}, table.options());
   AT_DISPATCH_FLOATING_TYPES(table.scalar_type(), "radial_interpolation", [&] {
     const Edges<scalar_t> edges(positions, table.size(0));
     expand<scalar_t>(edges, edges.coefficients(0), nodes, false, out);
@@ -176,8 +176,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cpu(const std::optional<Tenso
   const Tensor g = grad.contiguous(), slopes = slope.contiguous(), positions = x.contiguous();
   const Tensor dd = ddtable ? ddtable->contiguous() : Tensor(), u = ddx ? ddx->contiguous() : Tensor();
   // The first of the two terms is written, the second added.
-  Tensor dgrad =
-      needs[0] ? with_huge_pages(at::empty(grad.sizes(), grad.options())) : at::empty({0}, grad.options());
+  Tensor dgrad = needs[0] ? empty_from_pool(grad.sizes(), grad.options()) : at::empty({0}, grad.options());
   if (needs[0] && !u.defined() && !dd.defined()) dgrad.zero_();
   Tensor dslope = zeros_if(needs[1], slope), dx = zeros_if(needs[2], x);
   AT_DISPATCH_FLOATING_TYPES(slope.scalar_type(), "radial_interpolation_double_backward", [&] {

@@ -15,7 +15,8 @@ from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.model import Potential, load_model
 from uqforce.train import ConfigError, TrainConfig, template, train
-from uqforce.train.loop import Trainer, evaluating, predict
+from uqforce.train.loop import Trainer, evaluating
+from uqforce.train.predict import predict
 from uqforce.train.report import compare, errors_of
 from uqforce.train.schedule import Schedule
 from uqforce.train.sections import ScheduleConfig

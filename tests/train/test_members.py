@@ -16,9 +16,9 @@ from uqforce.cli import main
 from uqforce.data import Dataset
 from uqforce.model import Ensemble, load_model
 from uqforce.train import TrainConfig, TrainingError, train
-from uqforce.train.loop import predict, predictions
 from uqforce.train.loss import measure, measure_members
 from uqforce.train.members import member_config
+from uqforce.train.predict import predict, predictions
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from uqforce.data import Dataset, collate, read_frames
 from uqforce.model import Potential, load_model
 from uqforce.train import ConfigError, TrainConfig, TrainingError, checkpoint, template, train
 from uqforce.train.chains import draws_of, joined_samples
-from uqforce.train.loop import predict
+from uqforce.train.predict import predict
 from uqforce.train.sampler import Sampler, SamplerSchedule
 from uqforce.train.sections import SamplerConfig
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from uqforce.data import Dataset, batches, collate
 from uqforce.model import Ensemble, load_model
 from uqforce.train.config import TrainConfig
-from uqforce.train.loop import TrainingError, evaluating, predict
+from uqforce.train.loop import TrainingError, evaluating
+from uqforce.train.predict import predict
 from uqforce.train.sampler import sample_name
 from uqforce.uncertainty.diagnostics import effective_sample_size, r_hat
 

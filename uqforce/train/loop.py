@@ -16,13 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from uqforce.data import Batch, Dataset, batches, collate
-from uqforce.model import Potential, Prediction, save_model
-from uqforce.ops import edge_vectors
+from uqforce.model import Potential, save_model
 from uqforce.train import checkpoint
+from uqforce.train.compiled import CompiledStep
 from uqforce.train.config import TrainConfig, config_hash, fixed_fields
 from uqforce.train.distributed import Processes
-from uqforce.train.loss import PROPERTIES, empty_tally, measure_members, total_loss
+from uqforce.train.loss import PROPERTIES, count_labels, empty_tally, measure_members, total_loss
 from uqforce.train.metrics import UNITS, errors, write_metrics
+from uqforce.train.predict import predictions
 from uqforce.train.schedule import Schedule
 
 log = logging.getLogger("uqforce.train")
@@ -43,20 +44,6 @@ class Progress:
     best_epoch: int = 0
     epoch_seconds: float = 0.0  # of the current epoch, up to the last checkpoint
     norm_sum: float = 0.0  # of the gradients of the current epoch
-
-
-def predict(potential: torch.nn.Module, batch: Batch) -> Prediction:
-    """The potential's prediction of a batch; edge vectors from positions and cells."""
-    edge_vec = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.cell_shift, batch.batch)
-    return potential(edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures)
-
-
-def predictions(potential: Potential, batch: Batch) -> list[Prediction]:
-    """What each head of the potential says of a batch by itself."""
-    edge_vec = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.cell_shift, batch.batch)
-    return potential.of_members(
-        edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures
-    )
 
 
 @contextlib.contextmanager
@@ -100,6 +87,7 @@ class Trainer:
             if config.ema is not None
             else None
         )
+        self.compiled = self._compile() if config.compile else None
         self.progress = Progress()
         self.tally = empty_tally()  # of the current epoch's training steps
         self.rows: list[dict[str, float]] = []
@@ -120,9 +108,17 @@ class Trainer:
     def _make_schedule(self) -> Schedule:
         return Schedule(self.config.schedule, self.config.optimizer.lr, self.steps_per_epoch)
 
-    def objective(self, terms: Tensor, tally: Tensor) -> Tensor:
-        """What a step descends: scalar, of this process's loss sums [3] and the whole batch's tally [4,3]."""
-        return total_loss(terms, tally[3], self.config.loss)
+    def _compile(self) -> CompiledStep:
+        start, size = time.perf_counter(), max(2, self.config.batch_size)
+        sample = collate([self.train[i % len(self.train)] for i in range(size)])
+        compiled = CompiledStep(self.potential, self.config.loss, sample)
+        log.info(f"steps compiled in {time.perf_counter() - start:.0f} s")
+        return compiled
+
+    def objective(self, terms: Tensor, counts: Tensor) -> Tensor:
+        """What a step descends: scalar, linear in this process's loss sums [3], of which `counts` [3] are the
+        numbers of entries in the whole batch."""
+        return total_loss(terms, counts, self.config.loss)
 
     @property
     def _project(self) -> bool:
@@ -180,14 +176,9 @@ class Trainer:
         """
         # A process without a share still walks the same graph, with a frame that counts nothing.
         batch = collate([self.train[i] for i in frames or [0]])
-        of_heads = predictions(self.potential, batch)
-        terms, tally = measure_members(of_heads, batch, self.config.loss, self._project)
-        if not frames:
-            terms, tally = terms * 0.0, torch.zeros_like(tally)
-        self.processes.sum_(tally)
         self.optimizer.zero_grad()
-        # not to the edge vectors, which the forces came from
-        self.objective(terms, tally).backward(inputs=self.parameters)
+        gradients = self._gradients if self.compiled is None else self._compiled_gradients
+        tally = gradients(batch, 1.0 if frames else 0.0)
         self.processes.sum_gradients_(self.parameters)
         norm = self._clip()
         value = total_loss(tally[0], tally[3], self.config.loss).item()
@@ -202,6 +193,25 @@ class Trainer:
         self.tally += tally
         self.progress.norm_sum += norm
         return value
+
+    def _gradients(self, batch: Batch, counted: float) -> Tensor:
+        """Gradients of the objective, times `counted`, into the weights; returns the whole batch's tally."""
+        of_heads = predictions(self.potential, batch)
+        terms, tally = measure_members(of_heads, batch, self.config.loss, self._project)
+        tally = self.processes.sum_(tally * counted)
+        # not to the edge vectors, which the forces came from
+        self.objective(terms * counted, tally[3]).backward(inputs=self.parameters)
+        return tally
+
+    def _compiled_gradients(self, batch: Batch, counted: float) -> Tensor:
+        """`_gradients` by the compiled step."""
+        counts = self.processes.sum_(count_labels(batch) * counted)
+        terms = torch.zeros_like(counts, requires_grad=True)
+        (factors,) = torch.autograd.grad(self.objective(terms, counts), terms)
+        tally, gradients = self.compiled(batch, factors * counted)
+        for parameter, gradient in zip(self.compiled.trained, gradients):
+            parameter.grad = gradient
+        return self.processes.sum_(tally * counted)
 
     def _clip(self) -> float:
         limit = self.config.clip if self.config.clip is not None else math.inf

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from uqforce.train.sections import LossConfig, PropertyLoss
 
 PROPERTIES = ("energy", "forces", "stress")
+ENTRIES = (1.0, 3.0, 9.0)  # of a structure, an atom, a structure
 LIKELIHOODS = ("likelihood", "marginal")
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -50,29 +51,39 @@ def empty_tally() -> Tensor:
 
 def structure_stress(virial: Tensor, cell: Tensor) -> Tensor:
     """Stress [B,3,3] eV/A^3 = -virial / volume, tension positive, of structures with a volume."""
-    return -virial / torch.linalg.det(cell).abs()[:, None, None]
+    return -virial / _volume(cell)[:, None, None]
+
+
+def _volume(cell: Tensor) -> Tensor:
+    return (cell[:, 0] * torch.linalg.cross(cell[:, 1], cell[:, 2])).sum(1).abs()
 
 
 def _select(values: Tensor, mask: Tensor) -> Tensor:
     return values if bool(mask.all()) else values[mask]
 
 
-def residuals(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-    """Prediction minus label where labelled, float64: energy [b] per atom, forces [n,3], stress [b,3,3].
+def count_labels(batch: Batch) -> Tensor:
+    """Numbers of labelled entries of energy, forces and stress, [3] float64."""
+    masks = (batch.has_energy, batch.has_forces[batch.batch], batch.has_stress)
+    return torch.stack([entries * mask.sum().double() for entries, mask in zip(ENTRIES, masks)])
 
-    Unlabelled structures are taken out by indexing, so their placeholder labels never reach a gradient.
+
+def residuals(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    """Prediction minus label, float64: energy [B] per atom, forces [N,3], stress [B,3,3]; 0 where unlabelled.
+
+    Unlabelled entries have no gradient, whatever their placeholder labels.
     """
-    atoms = torch.bincount(batch.batch, minlength=batch.num_structures)
+    has_energy, has_forces = batch.has_energy, batch.has_forces[batch.batch]
+    has_stress = batch.has_stress
+    atoms = torch.zeros_like(batch.energy).index_add(0, batch.batch, torch.ones_like(batch.forces[:, 0]))
+    volume = torch.where(has_stress, _volume(batch.cell), 1.0)
+    stress = -prediction.virial.double() / volume[:, None, None] - batch.stress
     energy = (prediction.energy.double() - batch.energy) / atoms
     forces = prediction.forces.double() - batch.forces
-    periodic = batch.has_stress
-    stress = (
-        structure_stress(prediction.virial.double()[periodic], batch.cell[periodic]) - batch.stress[periodic]
-    )
     return {
-        "energy": _select(energy, batch.has_energy),
-        "forces": _select(forces, batch.has_forces[batch.batch]),
-        "stress": stress,
+        "energy": torch.where(has_energy, energy, 0.0),
+        "forces": torch.where(has_forces[:, None], forces, 0.0),
+        "stress": torch.where(has_stress[:, None, None], stress, 0.0),
     }
 
 
@@ -127,12 +138,13 @@ def _need(value: Tensor, name: str, field: str) -> Tensor:
 def _energy_likelihood(residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
     spread = _select(_need(prediction.energy_uncertainty, "energy_uncertainty", "energy"), batch.has_energy)
     atoms = _select(torch.bincount(batch.batch, minlength=batch.num_structures), batch.has_energy)
-    return gaussian_nll(residual * atoms, spread.square()).sum()
+    return gaussian_nll(_select(residual, batch.has_energy) * atoms, spread.square()).sum()
 
 
 def _forces_likelihood(kind: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
     covariance = _need(prediction.forces_covariance, "forces_covariance", "forces")
     covariance = _select(covariance, batch.has_forces[batch.batch])
+    residual = _select(residual, batch.has_forces[batch.batch])
     if kind == "marginal":
         return gaussian_nll(residual, covariance.diagonal(dim1=1, dim2=2)).sum()
     return block_nll(residual, covariance).sum()
@@ -140,8 +152,8 @@ def _forces_likelihood(kind: str, residual: Tensor, prediction: Prediction, batc
 
 def _stress_likelihood(residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
     covariance = _need(prediction.virial_covariance, "virial_covariance", "stress")[batch.has_stress]
-    volume = torch.linalg.det(batch.cell[batch.has_stress]).abs()
-    return dense_nll(voigt(residual), covariance / volume.square().view(-1, 1, 1)).sum()
+    volume = _volume(batch.cell[batch.has_stress])
+    return dense_nll(voigt(residual[batch.has_stress]), covariance / volume.square().view(-1, 1, 1)).sum()
 
 
 def _likelihood(field: str, kind: str, residual: Tensor, prediction: Prediction, batch: Batch) -> Tensor:
@@ -228,7 +240,7 @@ def measure(
                 terms,
                 torch.stack([errors[name].abs().sum() for name in PROPERTIES]),
                 torch.stack([errors[name].square().sum() for name in PROPERTIES]),
-                torch.tensor([errors[name].numel() for name in PROPERTIES], dtype=torch.float64),
+                count_labels(batch),
             ]
         )
     return Measure(terms, tally)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from uqforce.data import Dataset, batches, collate
 from uqforce.model import Potential
-from uqforce.train.loop import evaluating, predict
+from uqforce.train.loop import evaluating
 from uqforce.train.loss import PROPERTIES, structure_stress
 from uqforce.train.metrics import UNITS
+from uqforce.train.predict import predict
 
 
 class Comparison(NamedTuple):

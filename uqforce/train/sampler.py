@@ -84,7 +84,7 @@ class Sampler(Trainer):
             for name, parameter in trained
         ]
 
-    def objective(self, terms: Tensor, tally: Tensor) -> Tensor:
+    def objective(self, terms: Tensor, counts: Tensor) -> Tensor:
         """Mean over the batch's structures of their negative log likelihoods, nats.
 
         Its gradient and that of the prior, divided by the number of training structures, are those of the
