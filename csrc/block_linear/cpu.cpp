@@ -1,6 +1,6 @@
 // CPU driver of the equivariant linear map: rows of one type together, block of rows by block, every row read
-// and written in place. The gradient of the weights is torch's matrix product: with one type of atoms one for
-// each component of each block, with several of the atoms of one type, copied together.
+// and written in place. The gradient of the weights is torch's matrix product, one for each block and type,
+// of rows that are copied together where they do not stand so.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
@@ -15,6 +15,7 @@
 #include "block_linear/op.h"
 #include "common/checks.h"
 #include "common/isa.h"
+#include "common/pool.h"
 
 namespace uqforce {
 namespace linear_map {
@@ -42,9 +43,9 @@ Tensor matrix(const Tensor& weight, int64_t type, const ColumnBlock& b) {
                            weight.storage_offset() + type * weight.size(1) + b.weight_offset);
 }
 
-// out = (or += if `add`) scale a b
-void product(Tensor out, const Tensor& a, const Tensor& b, double scale, bool add) {
-  at::addmm_out(out, out, a, b, add ? 1 : 0, scale);
+// out = scale a b
+void product(Tensor out, const Tensor& a, const Tensor& b, double scale) {
+  at::addmm_out(out, out, a, b, 0, scale);
 }
 
 // Atoms in the order of their types: those of type t are order[begin[t]] to order[begin[t + 1] - 1].
@@ -64,28 +65,54 @@ struct Grouped {
     std::vector<int64_t> next(begin);
     for (int64_t n = 0; n < atoms; ++n) order[next[type[n]]++] = n;
   }
-
-  // Columns `offset` to `offset + width` of all rows, [atoms * width / mul, mul]
-  Tensor pack(const Tensor& rows, int64_t offset, int64_t width, int64_t mul) const {
-    Tensor packed = at::empty({rows.size(0) * width / mul, mul}, rows.options());
-    const int64_t item = rows.element_size(), stride = rows.size(1) * item;
-    const char* from = static_cast<const char*>(rows.const_data_ptr()) + offset * item;
-    char* to = static_cast<char*>(packed.mutable_data_ptr());
-    for (const int64_t n : order) {
-      std::memcpy(to, from + n * stride, width * item);
-      to += width * item;
-    }
-    return packed;
-  }
 };
 
+// Columns `offset` to `offset + width` of the rows, in their order or that of `grouped`,
+// [atoms * width / mul, mul]
+Tensor pack(const Tensor& rows, const std::optional<Grouped>& grouped, int64_t offset, int64_t width,
+            int64_t mul) {
+  Tensor packed = at::empty({rows.size(0) * width / mul, mul}, rows.options());
+  const int64_t item = rows.element_size(), stride = rows.size(1) * item;
+  const char* from = static_cast<const char*>(rows.const_data_ptr()) + offset * item;
+  char* to = static_cast<char*>(packed.mutable_data_ptr());
+  for (int64_t n = 0; n < rows.size(0); ++n) {
+    std::memcpy(to, from + (grouped ? grouped->order[n] : n) * stride, width * item);
+    to += width * item;
+  }
+  return packed;
+}
+
+// to = scale from [rows, columns], or its transpose
+template <typename T>
+void scaled(const T* from, int64_t rows, int64_t columns, T scale, bool transposed, T* to) {
+  if (!transposed) {
+    for (int64_t i = 0; i < rows * columns; ++i) to[i] = scale * from[i];
+    return;
+  }
+  constexpr int64_t kTile = 16;  // whose lines stay in the cache
+  for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
+    const int64_t last = std::min(r0 + kTile, rows);
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t r = r0; r < last; ++r) to[c * rows + r] = scale * from[r * columns + c];
+    }
+  }
+}
+
 // weight [T, numel] as the kernel takes it: scaled, and transposed where the map is.
+template <typename T>
 Tensor matrices(const Tensor& weight, const BlockSpec& spec, bool transposed) {
-  const bool scaled =
-      std::any_of(spec.blocks.begin(), spec.blocks.end(), [](auto& b) { return b.scale != 1; });
-  const Tensor out = transposed ? spec.transpose(weight) : scaled ? weight.clone() : weight.contiguous();
-  for (const ColumnBlock& b : spec.blocks) {
-    if (b.scale != 1) out.slice(1, b.weight_offset, b.weight_offset + b.mul_in * b.mul_out).mul_(b.scale);
+  const bool as_it_is = !transposed && std::all_of(spec.blocks.begin(), spec.blocks.end(),
+                                                   [](auto& b) { return b.scale == 1; });
+  const Tensor given = weight.contiguous();
+  if (as_it_is) return given;
+  const Tensor out = empty_from_pool(given.sizes(), given.options());
+  const T* from = given.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  for (int64_t type = 0; type < given.size(0); ++type) {
+    for (const ColumnBlock& b : spec.blocks) {
+      const int64_t first = type * spec.weight_numel + b.weight_offset;
+      scaled<T>(from + first, b.mul_in, b.mul_out, static_cast<T>(b.scale), transposed, to + first);
+    }
   }
   return out;
 }
@@ -136,9 +163,10 @@ Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& t
   const bool covered = transposed ? spec.covers_in : spec.covers_out;
   const Tensor out =
       covered ? at::empty({x.size(0), dim}, x.options()) : at::zeros({x.size(0), dim}, x.options());
-  const Tensor rows = x.contiguous(), w = matrices(weight, spec, transposed);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "block_linear",
-                             [&] { multiply<scalar_t>(spec, transposed, rows, w, grouped, out); });
+  const Tensor rows = x.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "block_linear", [&] {
+    multiply<scalar_t>(spec, transposed, rows, matrices<scalar_t>(weight, spec, transposed), grouped, out);
+  });
   return out;
 }
 
@@ -153,20 +181,18 @@ Tensor weight_cpu(const Tensor& x, const Tensor& grad, const OptionalTensor& typ
   if (types) grouped.emplace(*types, num_types);
   for (size_t k = 0; atoms > 0 && k < spec.blocks.size(); ++k) {
     const ColumnBlock& b = spec.blocks[k];
-    if (num_types == 1) {
-      for (int64_t c = 0; c < b.components; ++c) {
-        product(matrix(out, 0, b), columns(rows, b.in_offset + c * b.mul_in, b.mul_in).t(),
-                columns(g, b.out_offset + c * b.mul_out, b.mul_out), b.scale, c > 0);
-      }
+    if (!grouped && b.components == 1) {
+      product(matrix(out, 0, b), columns(rows, b.in_offset, b.mul_in).t(),
+              columns(g, b.out_offset, b.mul_out), b.scale);
       continue;
     }
-    const Tensor packed = grouped->pack(rows, b.in_offset, b.components * b.mul_in, b.mul_in);
-    const Tensor packed_g = grouped->pack(g, b.out_offset, b.components * b.mul_out, b.mul_out);
+    const Tensor packed = pack(rows, grouped, b.in_offset, b.components * b.mul_in, b.mul_in);
+    const Tensor packed_g = pack(g, grouped, b.out_offset, b.components * b.mul_out, b.mul_out);
     for (int64_t t = 0; t < num_types; ++t) {
-      const int64_t first = grouped->begin[t] * b.components, last = grouped->begin[t + 1] * b.components;
+      const int64_t first = grouped ? grouped->begin[t] * b.components : 0,
+                    last = grouped ? grouped->begin[t + 1] * b.components : packed.size(0);
       if (first == last) continue;
-      product(matrix(out, t, b), packed.slice(0, first, last).t(), packed_g.slice(0, first, last), b.scale,
-              false);
+      product(matrix(out, t, b), packed.slice(0, first, last).t(), packed_g.slice(0, first, last), b.scale);
     }
   }
   return out;

@@ -77,11 +77,14 @@ class ScalarMLP(nn.Module):
 
     def with_slope(self, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Value, and derivative by a variable of which x has the derivative `slope`, both [N, in]."""
+        # One matrix product for both; `unbind`, unlike slices, has a gradient without zeros.
+        rows = x.shape[0]
+        both = torch.cat([x, slope])
         for layer in self.inner:
-            x, slope = layer(x), layer(slope)
-            slope = slope * self.activation_slope(x)
-            x = self.activate(x)
-        return self.last(x), self.last(slope)
+            x, slope = layer(both).view(2, rows, -1).unbind()
+            both = torch.cat([self.activate(x), slope * self.activation_slope(x)])
+        x, slope = self.last(both).view(2, rows, -1).unbind()
+        return x, slope
 
     def hidden_vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
         """Cotangents of `hidden(x)` [K, N, width] -> of x [N, in], [K, N, in]."""
