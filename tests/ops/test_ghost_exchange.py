@@ -124,3 +124,14 @@ def test_the_energies_of_ghosts_do_not_count():
             slopes[k] = (ahead.energies.sum() - behind.energies.sum()) / 2e-5
         torch.testing.assert_close(domain.edge_gradient.flatten(), slopes, rtol=1e-6, atol=1e-6)
     assert torch.equal(domain.edge_gradient, whole.edge_gradient)
+
+
+@pytest.mark.parametrize("noise", ["total", "local", "local-deep", "white"])
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_process_without_atoms(noise, exchange):
+    config = ModelConfig(
+        type_names=["H"], r_max=3.0, num_layers=2, l_max=1, num_features=[4], noise=noise, heads=2
+    )
+    model, none = InferencePotential(Potential(config).eval()), torch.zeros(0, dtype=torch.int64)
+    domain = model.domain(torch.zeros(0, 3), none.view(2, 0), none, 0, exchange, True, none)
+    assert domain.energies.shape == domain.forces_uncertainty.shape == (0,)

@@ -6,7 +6,7 @@ quantity whose gradient an uncertainty needs.
 """
 
 import copy
-from typing import Optional
+from typing import List, Optional  # noqa: UP035  (TorchScript)
 
 import torch
 from torch import Tensor, nn
@@ -154,6 +154,26 @@ class InferencePotential(DomainForm):
         scales = self.scale_shift.scales[atom_types]
         return self.mixture(features, atom_types), self.rigidity(features, scales, batch, num_structures)
 
+    def extents(
+        self, edge_index: Tensor, num_atoms: int, n: int, exchange: bool, many_ranks: bool
+    ) -> tuple[List[int], List[int]]:  # noqa: UP006  (TorchScript)
+        """Rows [layers + 1] that enter each layer and leave the last, and edges [layers] that it reads.
+
+        Where ghosts have edges of their own, each layer computes what the later ones read of it, whatever
+        order the ghosts stand in; if nearer ones come first, that is least.
+        """
+        layers = len(self.layers)
+        if exchange or not many_ranks:
+            return [n if exchange else num_atoms] * (layers + 1), [edge_index.shape[1]] * layers
+        rows = [n]
+        edges: List[int] = []  # noqa: UP006
+        for _ in range(layers):
+            end = int(torch.searchsorted(edge_index[0].contiguous(), rows[0]))  # sorted by centre
+            last = int(edge_index[1, :end].max()) + 1 if end > 0 else 0
+            rows.insert(0, max(rows[0], last))
+            edges.insert(0, end)
+        return rows, edges
+
     def evaluate(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
         reduction: str,
@@ -192,15 +212,17 @@ class InferencePotential(DomainForm):
         With a `reduction` also the derivative of the structures' scores [E,3]; without `uncertain` no noise.
         """
         n = batch.shape[0]
-        rows = n if exchange else atom_types.shape[0]
         types, vec = atom_types[:n], edge_vec.to(self.dtype)
-        x = torch.nn.functional.embedding(atom_types[:rows], self.type_embedding)
+        rows, edges = self.extents(edge_index, atom_types.shape[0], n, exchange, many_ranks)
+        x = torch.nn.functional.embedding(atom_types[: rows[0]], self.type_embedding)
         messages: list[Tensor] = []
         gate_in: list[Tensor] = []
         for layer in self.layers:
-            messages.append(layer.messages(x, atom_types, exchange))
-            gate_in.append(layer(x, messages[-1], vec, edge_index, atom_types))
-            x = layer.gate(gate_in[-1])
+            k = len(gate_in)
+            seen, end = atom_types if exchange else atom_types[: rows[k]], edges[k]
+            messages.append(layer.messages(x, seen, exchange))
+            gate_in.append(layer(x[: rows[k + 1]], messages[k], vec[:end], edge_index[:, :end], seen))
+            x = layer.gate(gate_in[k])
         x = x[:n]
         features = self.readout.hidden(x)
         energies = self.scale_shift(self.readout.last(features).t(), types)
@@ -220,14 +242,15 @@ class InferencePotential(DomainForm):
         if reduction != "":
             of_score = self.mixture.cotangent(features, types, batch, num_structures, reduction)
             cotangents = torch.cat([cotangents, of_score.unsqueeze(0)])
-        cotangents = padded(self.readout.hidden_vjp(x, cotangents), rows)
+        cotangents = padded(self.readout.hidden_vjp(x, cotangents), rows[-1])
         k = len(gate_in) - 1
         gradients = vec.new_zeros(cotangents.shape[0], vec.shape[0], 3)
         for layer in self.layers_reversed:
+            seen, end = atom_types if exchange else atom_types[: rows[k]], edges[k]
             cotangents, of_edges = layer.vjp(
-                cotangents, gate_in[k], messages[k], vec, edge_index, atom_types, exchange
+                cotangents, gate_in[k], messages[k], vec[:end], edge_index[:, :end], seen, exchange
             )
-            gradients += of_edges
+            gradients += padded(of_edges, vec.shape[0])
             k -= 1
         gradients = gradients.to(torch.float64)
         if self.zbl is not None:

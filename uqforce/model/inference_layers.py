@@ -126,7 +126,9 @@ class InferenceInteraction(nn.Module):
         self, cotangents: Tensor, gate_in: Tensor, messages: Tensor, edge_vec: Tensor, edge_index: Tensor,
         atom_types: Tensor, exchange: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Cotangents [K, n, dim_out] of the layer's output -> of x [K, n, dim_in], of edge_vec [K, E, 3].
+        """Cotangents [K, n, dim_out] of the layer's output -> of x [K, rows, dim_in], of edge_vec [K, E, 3].
+
+        The rows are those of the messages or, with `exchange`, the n own ones.
 
         Those of the first layer's x, a constant, are left out: [0, N, dim_in].
         """
@@ -140,9 +142,10 @@ class InferenceInteraction(nn.Module):
             return of_messages, of_edges
         if exchange:
             of_messages = torch.ops.uqforce.ghost_exchange_vjp(of_messages, n)
-        of_x = self.linear_in.vjp(of_messages, atom_types[:n])
+        rows = of_messages.shape[1]
+        of_x = self.linear_in.vjp(of_messages, atom_types[:rows])
         if self.self_connection is not None:
-            of_x += self.self_connection.vjp(cotangents, atom_types[:n])
+            of_x += padded(self.self_connection.vjp(cotangents, atom_types[:n]), rows)
         return of_x, of_edges
 
 

@@ -157,7 +157,8 @@ class LocalInference(nn.Module):
             # Of several images any one: their owner is the same.
             centre = centre.new_zeros(spare).scatter(0, pair, centre[order])
             neighbour = neighbour.new_zeros(spare).scatter(0, pair, neighbour[order])
-        own = rows.new_zeros(num_atoms, 3 * members).index_add(0, centre, rows)[:num_owned]
-        squares = rows.new_zeros(num_atoms).index_add(0, neighbour, rows.square().sum(1))
+        # One more: the rows to spare name an atom where a process has none, too.
+        own = rows.new_zeros(num_atoms + 1, 3 * members).index_add(0, centre, rows)[:num_owned]
+        squares = rows.new_zeros(num_atoms + 1).index_add(0, neighbour, rows.square().sum(1))[:num_atoms]
         squares = torch.ops.uqforce.ghost_exchange_vjp(squares.view(1, -1, 1), num_owned).flatten()
         return (squares + own.square().sum(1)) / members
