@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def scaling(name: str, entries: list[dict]) -> str:
 
 def main() -> None:
     args = parse()
-    command = " ".join(["python", "bench/run.py", *sys.argv[1:]])
+    command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as temporary:
         scratch = (args.scratch or Path(temporary)).resolve()
         scratch.mkdir(parents=True, exist_ok=True)
