@@ -34,12 +34,16 @@ def milliseconds(entry: dict, row: dict) -> float:
 
 
 def split(entry: dict) -> tuple[list[dict], list[dict]]:
-    """Measured rows of ours and of the rivals, the fastest first; if all are ours, the first is ours."""
+    """Measured rows of ours and of the rivals, the fastest first.
+
+    If all are ours, those that differ from the first by more than the allocator stand for rivals, in order.
+    """
     rows = [row for row in entry["rows"] if "median_ms" in row]
     ours = [row for row in rows if row["rival"].startswith("uqforce")]
     rivals = [row for row in rows if not row["rival"].startswith("uqforce")]
     if not rivals:
-        return ours[:1], ours[1:]
+        same = [row for row in ours if row["rival"].split(", memory")[0] == ours[0]["rival"]]
+        return same, [row for row in ours if row not in same]
     return tuple(sorted(part, key=lambda row: milliseconds(entry, row)) for part in (ours, rivals))
 
 
