@@ -96,6 +96,8 @@ def trained(method: str) -> Path:
     names = ("ensemble.uqf", "best.uqf")
     if not done.exists():
         given = METHODS[method]
+        if given.get("model") is START:
+            trained("plain")
         model = CONFIG["model"] | given.get("model", {})
         replaced = ("optimizer", "schedule", "ema", "epochs") if "sampler" in given else ()
         common = {key: value for key, value in CONFIG.items() if key not in replaced}
