@@ -10,8 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # uqforce as built in place, and the benchmarks
 
-import torch  # noqa: E402
-from timing import Case, OtherWork, ceilings, machine_facts, run_case  # noqa: E402
+import torch
+from timing import Case, OtherWork, ceilings, machine_facts, run_case
 
 COLUMNS = {  # key of a row: heading, format
     "median_ms": ("ms", "10.3f"),

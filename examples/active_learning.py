@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "demo"))
-from make_data import label  # noqa: E402  (GFN2-xTB)
+from make_data import label  # GFN2-xTB
 
 TYPES = ["C", "H", "N", "O"]
 INPUT = """

@@ -4,13 +4,14 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+
+#include "common/api.h"
 #if UQFORCE_VECTOR_BYTES > 16
 #include <immintrin.h>
 #endif
 
 // Loops over components and constants are written out by the compiler; nothing of them is left at run time.
 #define UQFORCE_UNROLL _Pragma("GCC unroll 128")
-#define UQFORCE_INLINE inline __attribute__((always_inline))
 
 namespace uqforce::conv {
 namespace {

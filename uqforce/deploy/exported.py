@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from typing import Any, Dict, Final, List  # noqa: UP035  (TorchScript reads them)
+from typing import Any, Dict, Final, List
 
 import torch
 from torch import Tensor
@@ -71,13 +71,11 @@ class ExportedPotential(torch.nn.Module):
         self.eval()
         # What has no elements for two structures of many atoms is not carried.
         prediction = self.potential(*sample_structure(self.potential))
-        self.carries: List[str] = [  # noqa: UP006
-            name for name, value in prediction._asdict().items() if value.numel() > 0
-        ]
+        self.carries: List[str] = [name for name, value in prediction._asdict().items() if value.numel() > 0]
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Dict[str, Tensor]:  # noqa: UP006
+    ) -> Dict[str, Tensor]:
         # `.data`, not `.detach()`: freezing removes detach, and then the caller's tensor would be made to
         # require a gradient and every output would hold on to the graph.
         return self.carried(self.potential(edge_vec.data, edge_index, atom_types, batch, num_structures))
@@ -86,7 +84,7 @@ class ExportedPotential(torch.nn.Module):
     def nll_gradient(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
         reduction: str,
-    ) -> Dict[str, Tensor]:  # noqa: UP006  # fmt: skip
+    ) -> Dict[str, Tensor]:  # fmt: skip
         """What `forward` returns, and `nll_gradient` [N,3]; see `Potential.with_nll_gradient`."""
         if self.has_mixture:
             prediction, gradient = self.potential.with_nll_gradient(
@@ -98,7 +96,7 @@ class ExportedPotential(torch.nn.Module):
         else:
             raise RuntimeError("the model has no mixture, hence no nll: `uqforce fit` gives it one")
 
-    def carried(self, prediction: Prediction) -> Dict[str, Tensor]:  # noqa: UP006
+    def carried(self, prediction: Prediction) -> Dict[str, Tensor]:
         """The prediction's tensors that the model carries."""
         every = {
             "energies": prediction.energies,
@@ -129,7 +127,7 @@ class ExportedPotential(torch.nn.Module):
             "energy_llpr": prediction.energy_llpr,
             "forces_error": prediction.forces_error,
         }
-        out: Dict[str, Tensor] = {}  # noqa: UP006
+        out: Dict[str, Tensor] = {}
         for name in self.carries:
             out[name] = every[name].data
         return out
@@ -138,7 +136,7 @@ class ExportedPotential(torch.nn.Module):
     def domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, numbers: Tensor, num_owned: int,
         exchange: bool, uncertain: bool,
-    ) -> Dict[str, Tensor]:  # noqa: UP006  # fmt: skip
+    ) -> Dict[str, Tensor]:  # fmt: skip
         """One process's share of a structure, for parallel engines; see `InferencePotential.domain`.
 
         numbers [N] int64 are the engine's of the atoms, the same of an atom and its ghosts.
@@ -161,7 +159,7 @@ class ExportedPotential(torch.nn.Module):
                 "llpr": prediction.llpr,
                 "forces_error": prediction.forces_error,
             }
-            out: Dict[str, Tensor] = {}  # noqa: UP006
+            out: Dict[str, Tensor] = {}
             for name in self.carries:
                 if name in every and (uncertain or name in ("energies", "edge_gradient")):
                     out[name] = every[name]

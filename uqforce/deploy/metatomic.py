@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional  # noqa: UP035  (TorchScript reads them)
+from typing import Any, Dict, List, Optional
 
 import torch
 from ase.data import atomic_numbers
@@ -40,8 +40,8 @@ class MetatomicPotential(nn.Module):
     """An `ExportedPotential` as metatomic's `ModelInterface`."""
 
     cutoff: float
-    of_atoms: List[str]  # noqa: UP006
-    of_systems: List[str]  # noqa: UP006
+    of_atoms: List[str]
+    of_systems: List[str]
 
     def __init__(self, module: ExportedPotential) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class MetatomicPotential(nn.Module):
         types[numbers] = torch.arange(len(numbers))
         self.register_buffer("types", types)
 
-    def requested_neighbor_lists(self) -> List[NeighborListOptions]:  # noqa: UP006
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [NeighborListOptions(cutoff=self.cutoff, full_list=True, strict=True)]
 
     def atom_types(self, numbers: Tensor) -> Tensor:
@@ -68,16 +68,16 @@ class MetatomicPotential(nn.Module):
 
     def forward(
         self,
-        systems: List[System],  # noqa: UP006
-        outputs: Dict[str, ModelOutput],  # noqa: UP006
-        selected_atoms: Optional[Labels] = None,  # noqa: UP045
-    ) -> Dict[str, TensorMap]:  # noqa: UP006
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels] = None,
+    ) -> Dict[str, TensorMap]:
         options = self.requested_neighbor_lists()[0]
-        vectors: List[Tensor] = []  # noqa: UP006
-        indices: List[Tensor] = []  # noqa: UP006
-        types: List[Tensor] = []  # noqa: UP006
-        batches: List[Tensor] = []  # noqa: UP006
-        atoms: List[Tensor] = []  # noqa: UP006
+        vectors: List[Tensor] = []
+        indices: List[Tensor] = []
+        types: List[Tensor] = []
+        batches: List[Tensor] = []
+        atoms: List[Tensor] = []
         offset = 0
         for k, system in enumerate(systems):
             pairs = system.get_neighbor_list(options)
@@ -110,7 +110,7 @@ class MetatomicPotential(nn.Module):
         }
         of_systems = Labels(["system"], torch.arange(len(systems), device=batch.device).view(-1, 1))
         of_atoms = Labels(["system", "atom"], torch.stack([batch, torch.cat(atoms)], 1))
-        results: Dict[str, TensorMap] = {}  # noqa: UP006
+        results: Dict[str, TensorMap] = {}
         for name, output in outputs.items():
             if name == "energy" and output.sample_kind == "atom":
                 results[name] = block(energies.unsqueeze(1), of_atoms, "energy")
@@ -131,7 +131,7 @@ def block(values: Tensor, samples: Labels, name: str) -> TensorMap:
     one = TensorBlock(
         values=values,
         samples=samples,
-        components=torch.jit.annotate(List[Labels], []),  # noqa: UP006
+        components=torch.jit.annotate(List[Labels], []),
         properties=Labels([name], members),
     )
     return TensorMap(keys=key, blocks=[one])

@@ -15,7 +15,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List  # noqa: UP035  (TorchScript reads them)
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +39,14 @@ class PairNequip(nn.Module):
         uncertainties: names of the further outputs.
     """
 
-    uncertainties: List[str]  # noqa: UP006
+    uncertainties: List[str]
 
     def __init__(self, module: ExportedPotential, uncertainties: list[str]) -> None:
         super().__init__()
         self.potential = module.potential
         self.uncertainties = uncertainties
 
-    def forward(self, data: Dict[str, Tensor]) -> Dict[str, Tensor]:  # noqa: UP006
+    def forward(self, data: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """As `nequip.nn.GraphModel.forward`."""
         return self.compute(
             data["pos"], data["edge_index"], data["atom_types"], data["cell"], data["edge_cell_shift"]
@@ -54,7 +54,7 @@ class PairNequip(nn.Module):
 
     def compute(
         self, pos: Tensor, edge_index: Tensor, atom_types: Tensor, cell: Tensor, edge_cell_shift: Tensor
-    ) -> Dict[str, Tensor]:  # noqa: UP006
+    ) -> Dict[str, Tensor]:
         pos, cell = pos.detach().to(torch.float64), cell.detach().to(torch.float64).view(3, 3)
         order = torch.argsort(edge_index[0], stable=True)  # by centre, whatever list the engine has
         edge_index = edge_index.index_select(1, order)

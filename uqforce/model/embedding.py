@@ -31,7 +31,7 @@ class Edges(NamedTuple):
     sh: Tensor  # [E, (l_max+1)^2], spherical harmonics
     scaled_length: Tensor  # [E,1], length / cutoff
     basis: Tensor  # [E, num_bessels] or [nodes, num_bessels], radial basis
-    slope: Optional[Tensor]  # noqa: UP045  (TorchScript) [nodes, num_bessels], its derivative
+    slope: Optional[Tensor]  # [nodes, num_bessels], its derivative
 
 
 class EdgeEmbedding(nn.Module):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import List, Optional  # noqa: UP035  (TorchScript)
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ class Members(Form):
         reduction: str,
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """See `Potential.evaluate`."""
-        parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
-        of_scores: List[Tensor] = []  # noqa: UP006  (TorchScript)
+        parts: List[Evaluation] = []
+        of_scores: List[Tensor] = []
         for k, member in enumerate(self.members):
             e, of_score = member.evaluate(
                 edge_vec, edge_index, atom_types, batch, num_structures, reduction if k == 0 else ""
@@ -117,11 +117,11 @@ class InferenceEnsemble(Members, DomainForm):
 
     def evaluate_domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        uncertain: bool, numbers: Optional[Tensor],
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """See `InferencePotential.evaluate_domain`; the traces' mean."""
-        parts: List[Evaluation] = []  # noqa: UP006  (TorchScript)
-        traces: List[Tensor] = []  # noqa: UP006  (TorchScript)
+        parts: List[Evaluation] = []
+        traces: List[Tensor] = []
         for member in self.members:
             e, trace = member.evaluate_domain(
                 edge_vec, edge_index, atom_types, batch, exchange, uncertain, numbers

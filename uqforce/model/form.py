@@ -57,7 +57,7 @@ class DomainForm(Form):
     @torch.jit.export
     def domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor] = None,  # noqa: UP045  (TorchScript)
+        uncertain: bool, numbers: Optional[Tensor] = None,
     ) -> DomainPrediction:  # fmt: skip
         """One process's share of one structure that a parallel engine divides among many.
 

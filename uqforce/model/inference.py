@@ -6,7 +6,7 @@ quantity whose gradient an uncertainty needs.
 """
 
 import copy
-from typing import List, Optional  # noqa: UP035  (TorchScript)
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ class InferencePotential(DomainForm):
 
     def extents(
         self, edge_index: Tensor, num_atoms: int, n: int, exchange: bool, many_ranks: bool
-    ) -> tuple[List[int], List[int]]:  # noqa: UP006  (TorchScript)
+    ) -> tuple[List[int], List[int]]:
         """Rows [layers + 1] that enter each layer and leave the last, and edges [layers] that it reads.
 
         Where ghosts have edges of their own, each layer computes what the later ones read of it, whatever
@@ -166,7 +166,7 @@ class InferencePotential(DomainForm):
         if exchange or not many_ranks:
             return [n if exchange else num_atoms] * (layers + 1), [edge_index.shape[1]] * layers
         rows = [n]
-        edges: List[int] = []  # noqa: UP006
+        edges: List[int] = []
         for _ in range(layers):
             end = int(torch.searchsorted(edge_index[0].contiguous(), rows[0]))  # sorted by centre
             last = int(edge_index[1, :end].max()) + 1 if end > 0 else 0
@@ -189,7 +189,7 @@ class InferencePotential(DomainForm):
 
     def evaluate_domain(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        uncertain: bool, numbers: Optional[Tensor],
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """What `domain` is made of, and the traces [n] of the noise's slopes' blocks; batch [n] is zeros."""
         e = self.explicit(edge_vec, edge_index, atom_types, batch, 1, exchange, True, "", uncertain, numbers)[
@@ -203,7 +203,7 @@ class InferencePotential(DomainForm):
     def explicit(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
         exchange: bool, many_ranks: bool, reduction: str, uncertain: bool,
-        numbers: Optional[Tensor],  # noqa: UP045
+        numbers: Optional[Tensor],
     ) -> tuple[Evaluation, Tensor]:  # fmt: skip
         """Energies and their derivatives by the edges; edge_vec float64, the rest as in `forward`.
 

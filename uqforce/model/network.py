@@ -100,7 +100,7 @@ class Network(nn.Module):
         return Edges(vec, edge_sh, scaled_length, basis, None)
 
     def propagate(
-        self, edges: Edges, edge_index: Tensor, atom_types: Tensor, kept: Optional[Tensor] = None  # noqa: UP045
+        self, edges: Edges, edge_index: Tensor, atom_types: Tensor, kept: Optional[Tensor] = None
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`forward` of embedded edges; `kept` [N,D] are factors of the features."""
         x = torch.nn.functional.embedding(atom_types, self.type_embedding)

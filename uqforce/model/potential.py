@@ -97,7 +97,7 @@ class Potential(Form):
             for m in range(e.energies.shape[0])
         ]
 
-    def dropout_factors(self, batch: Tensor, num_structures: int) -> Optional[Tensor]:  # noqa: UP045
+    def dropout_factors(self, batch: Tensor, num_structures: int) -> Optional[Tensor]:
         """Factors [N,D] of the last features in training with dropout, the same for a structure's atoms."""
         if not self.training or self.dropout == 0.0:
             return None
@@ -150,7 +150,7 @@ def _gradients(scalars: Tensor, edge_vec: Tensor, create_graph: bool, retain_gra
     rows: list[Tensor] = []
     last = scalars.shape[0] - 1
     for k, scalar in enumerate(scalars.unbind()):
-        row: Optional[Tensor] = None  # noqa: UP045  (TorchScript)
+        row: Optional[Tensor] = None
         if scalar.requires_grad:
             row = torch.autograd.grad(
                 [scalar], [edge_vec], retain_graph=retain_graph or k < last, create_graph=create_graph,

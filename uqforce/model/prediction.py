@@ -1,6 +1,6 @@
 """What a potential says, and how it follows from energies, noise and their derivatives by the edges."""
 
-from typing import List, NamedTuple  # noqa: UP035  (TorchScript)
+from typing import List, NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def of_member(e: Evaluation, m: int) -> Evaluation:
     )  # fmt: skip
 
 
-def joined(parts: List[Evaluation]) -> Evaluation:  # noqa: UP006  (TorchScript)
+def joined(parts: List[Evaluation]) -> Evaluation:
     """Several evaluations of the same atoms and edges as one; the features are the first one's."""
     return Evaluation(
         torch.cat([e.energies for e in parts]), torch.cat([e.gradients for e in parts]), parts[0].features,

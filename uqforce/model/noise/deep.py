@@ -46,7 +46,7 @@ class DeepNoise(OwnInference):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         types = atom_types[: batch.shape[0]]
         u, slope = self.head.with_slope(features, types)

@@ -116,7 +116,7 @@ class LocalInference(nn.Module):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         """The layer reads types and edges alone, so ghosts need no communication."""
         vec, types = edge_vec.to(features.dtype), atom_types[: batch.shape[0]]
@@ -140,7 +140,7 @@ class LocalInference(nn.Module):
 
     def own_trace(
         self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        numbers: Optional[Tensor],
     ) -> Tensor:  # fmt: skip
         """Edges to several images of an atom count as their sum where the atoms' numbers tell of images."""
         members, num_atoms = slopes.shape[0], atom_types.shape[0]

@@ -31,7 +31,7 @@ class OwnInference(nn.Module):
 
     def own_trace(
         self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        numbers: Optional[Tensor],
     ) -> Tensor:  # fmt: skip
         return trace_of_sums(slopes, edge_index, atom_types.shape[0], num_owned)
 
@@ -57,7 +57,7 @@ class NoNoise(OwnInference):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         terms = no_terms(features, batch, num_structures)
         return terms, features.new_zeros([0] + list(features.shape)), edge_vec[None][:0]
@@ -69,7 +69,7 @@ class NoNoise(OwnInference):
 
     def own_trace(
         self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        numbers: Optional[Tensor],
     ) -> Tensor:  # fmt: skip
         return slopes.new_zeros(0)
 

@@ -91,7 +91,7 @@ class TotalNoise(OwnInference):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         atom_types = atom_types[: features.shape[0]]  # ghosts follow
         u, slope = self.head.with_slope(features, atom_types)

@@ -54,7 +54,7 @@ class WhiteNoise(OwnInference):
 
     def explicit(
         self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
     ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
         types = atom_types[: batch.shape[0]]  # ghosts follow
         terms = self.terms(features, types, batch, num_structures, many_ranks)
@@ -67,6 +67,6 @@ class WhiteNoise(OwnInference):
 
     def own_trace(
         self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],  # noqa: UP045  (TorchScript)
+        numbers: Optional[Tensor],
     ) -> Tensor:  # fmt: skip
         return slopes.new_zeros(num_owned)
