@@ -31,7 +31,7 @@ say "build for sm_$UQFORCE_CUDA_ARCHS"
 say "tests on cuda"
 workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 8")
 # shellcheck disable=SC2086
-timeout "$(until_second 240)" "$python" -m pytest $workers tests/ops tests/model tests/deploy -k cuda \
+timeout "$(until_second 240)" "$python" -m pytest $workers tests/ops tests/model tests/exporting tests/engines -k cuda \
   >"$out/tests.log" 2>&1 || failed+=" tests"
 tail -n 15 "$out/tests.log"
 

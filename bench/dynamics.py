@@ -67,7 +67,7 @@ def uncertain_potential(size: str):
 
 
 def write(path: str, size: str, kind: str) -> None:
-    from uqforce.deploy.export import export
+    from uqforce.exporting.export import export
 
     potential = uncertain_potential(size) if kind == "uncertain" else models.potential(size)
     export(potential, path, compiled=path.endswith(".pt2"))

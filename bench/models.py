@@ -45,7 +45,7 @@ def potential(size: str):
 
 
 def write_exported(path: str, size: str) -> None:
-    from uqforce.deploy.export import export
+    from uqforce.exporting.export import export
 
     export(potential(size), path)
 
@@ -56,7 +56,7 @@ def exported(size: str) -> str:
 
 def ours(size: str, atoms: int) -> Callable[[], dict]:
     """An exported file, called as calculator and dynamics call it."""
-    from uqforce.deploy.export import call, open_model
+    from uqforce.exporting.export import call, open_model
     from uqforce.ops import neighbor_list
 
     module, _ = open_model(exported(size))
@@ -72,7 +72,7 @@ def ours(size: str, atoms: int) -> Callable[[], dict]:
 
 
 def ours_ase(size: str, atoms: int) -> Callable[[], dict]:
-    from uqforce.deploy.calculator import Calculator
+    from uqforce.engines.calculator import Calculator
 
     return moving(silicon_atoms(atoms), Calculator(exported(size), device="cpu"))
 

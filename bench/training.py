@@ -19,11 +19,11 @@ from timing import Case
 
 from uqforce.data import Batch, collate
 from uqforce.model import ModelConfig, Potential
+from uqforce.model.predict import predict
 from uqforce.ops import neighbor_list
-from uqforce.train.compiled import CompiledStep
-from uqforce.train.loss import count_labels, measure, total_loss
-from uqforce.train.predict import predict
-from uqforce.train.sections import LossConfig
+from uqforce.training.compiled import CompiledStep
+from uqforce.training.config_sections import LossConfig
+from uqforce.training.loss import count_labels, measure, total_loss
 
 CUTOFF = 5.0
 FORCES_WEIGHT, LEARNING_RATE = 100.0, 1e-3

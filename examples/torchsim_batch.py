@@ -17,7 +17,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 
 from uqforce import Calculator
-from uqforce.deploy.torchsim import TorchSimModel, reported
+from uqforce.engines.torchsim import TorchSimModel, reported
 
 NVE = getattr(ts, "Integrator", ts.integrators).nve  # since 0.4 a name, in 0.3 the integrator itself
 TIMESTEP = 0.0005  # ps

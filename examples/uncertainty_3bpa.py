@@ -21,15 +21,15 @@ import torch
 from matplotlib.figure import Figure
 
 from uqforce.data import Dataset, read_frames
-from uqforce.deploy.comparison import Comparison
-from uqforce.deploy.evaluate import calibrated, predict, without_nan
-from uqforce.deploy.export import open_model
+from uqforce.engines.evaluate import calibrated, predict, without_nan
+from uqforce.evaluation import metrics
+from uqforce.evaluation.comparison import Comparison
+from uqforce.exporting.export import open_model
 from uqforce.model import load_model, save_model
-from uqforce.train import TrainConfig, set_up_process, train
-from uqforce.uncertainty import metrics
-from uqforce.uncertainty.calibration import KINDS, fit_calibration
-from uqforce.uncertainty.gmm import fit_potential
-from uqforce.uncertainty.llpr import fit_rigidity
+from uqforce.training import TrainConfig, set_up_process, train
+from uqforce.uncertainty.calibration_fit import KINDS, fit_calibration
+from uqforce.uncertainty.llpr_fit import fit_rigidity
+from uqforce.uncertainty.mixture_fit import fit_potential
 
 DATA = Path(os.environ.get("UQFORCE_DATA", "../shared/data")) / "3bpa"
 OUT = Path("runs/uncertainty_3bpa")

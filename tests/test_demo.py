@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from uqforce.data import check_leakage, read_frames
-from uqforce.train import TrainConfig
+from uqforce.training import TrainConfig
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 FRAMES = {"train_300K": 300, "valid_300K": 50, "test_300K": 100, "test_600K": 100, "test_1000K": 100}

@@ -9,7 +9,7 @@ import pytest
 
 from uqforce import Calculator
 from uqforce.model import load_model
-from uqforce.train import TrainConfig
+from uqforce.training import TrainConfig
 
 ZOO = Path(__file__).parents[1] / "zoo"
 NAMES = sorted(path.parent.name for path in ZOO.glob("*/train.yaml"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from uqforce.deploy import arguments
+from uqforce.engines import arguments
 
 
 class Verb(NamedTuple):
@@ -33,7 +33,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from uqforce.train import TrainConfig, set_up_process, train
+    from uqforce.training import TrainConfig, set_up_process, train
 
     config = TrainConfig.load(args.config)
     set_up_process(config.threads)
@@ -42,7 +42,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _template(args: argparse.Namespace) -> int:
-    from uqforce.train import template
+    from uqforce.training import template
 
     print(template(), end="")
     return 0
@@ -121,7 +121,7 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from uqforce.uncertainty.calibration import calibrate
+    from uqforce.uncertainty.calibration_fit import calibrate
 
     calibrate(args.model, args.data, args.output, args.kind, args.level, args.score)
     return 0
@@ -136,8 +136,8 @@ def _build_lammps(args: argparse.Namespace) -> int:
     return 0
 
 
-def _deploy(module: str) -> Callable[[argparse.Namespace], int]:
-    return lambda args: importlib.import_module(f"uqforce.deploy.{module}").run(args)
+def _run(module: str) -> Callable[[argparse.Namespace], int]:
+    return lambda args: importlib.import_module(f"uqforce.{module}").run(args)
 
 
 VERBS: dict[str, Verb] = {
@@ -149,16 +149,20 @@ VERBS: dict[str, Verb] = {
     "calibrate": Verb(
         _calibrate, _calibrate_arguments, "make uncertainties agree with the errors on a validation set"
     ),
-    "import": Verb(_deploy("nequip"), arguments.import_arguments, "turn a nequip model into one of ours"),
-    "export": Verb(
-        _deploy("formats"), arguments.export_arguments, "write a model for the engine that runs it"
+    "import": Verb(
+        _run("exporting.nequip"), arguments.import_arguments, "turn a nequip model into one of ours"
     ),
-    "eval": Verb(_deploy("evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"),
-    "md": Verb(_deploy("md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
+    "export": Verb(
+        _run("exporting.formats"), arguments.export_arguments, "write a model for the engine that runs it"
+    ),
+    "eval": Verb(
+        _run("engines.evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"
+    ),
+    "md": Verb(_run("engines.md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
     "build-lammps": Verb(
         _build_lammps, lambda parser: None, "compile `pair_style uqforce` for the installed LAMMPS"
     ),
-    "info": Verb(_deploy("info"), arguments.info_arguments, "build, kernels in use, a model's card"),
+    "info": Verb(_run("engines.info"), arguments.info_arguments, "build, kernels in use, a model's card"),
 }
 
 

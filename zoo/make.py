@@ -15,7 +15,7 @@ from pathlib import Path
 
 from uqforce._version import __version__ as uqforce_version
 from uqforce.model import load_model
-from uqforce.train import TrainConfig
+from uqforce.training import TrainConfig
 
 ZOO = Path(__file__).parent
 # The BIC of silicon's mixture stops at a local best of 4; for water's 61 000 atoms its curve takes too long.

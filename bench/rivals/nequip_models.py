@@ -14,7 +14,7 @@ from nequip.utils.global_state import set_global_state
 from remote import made
 from systems import moving, silicon_atoms, tensors
 
-from uqforce.deploy.nequip import to_nequip
+from uqforce.exporting.nequip import to_nequip
 from uqforce.model import Potential
 from uqforce.ops import neighbor_list
 

@@ -70,7 +70,7 @@ class Model {
 class Script : public Model {
  public:
   Script(const std::string& path, const at::Device& device) {
-    // Every call is computed the same way, the first ones too: see `call` in uqforce/deploy/export.py.
+    // Every call is computed the same way, the first ones too: see `call` in uqforce/exporting/export.py.
     torch::jit::setGraphExecutorOptimize(false);
     module_ = torch::jit::load(path, device);
   }
@@ -89,7 +89,7 @@ class Script : public Model {
   torch::jit::Module module_;
 };
 
-// uqforce/deploy/aoti.py; the names of the results are in the file's metadata.
+// uqforce/exporting/aoti.py; the names of the results are in the file's metadata.
 class Package : public Model {
  public:
   Package(const std::string& path, Methods methods) : methods_(std::move(methods)) {

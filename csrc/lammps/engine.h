@@ -71,7 +71,7 @@ class Engine {
   Engine(const std::string& path, int threads);
   ~Engine();
 
-  const std::string& metadata() const;  // JSON, see uqforce/deploy/exported.py
+  const std::string& metadata() const;  // JSON, see uqforce/exporting/exported_potential.py
   // Makes it ready on a device, "cpu" or "cuda:K"; of packages what their metadata says: their methods and
   // the kind of processor.
   void load(const Methods& methods, const std::string& processor, const std::string& device);

@@ -9,7 +9,7 @@ namespace uqforce::lammps {
 
 using LAMMPS_NS::json;
 
-static constexpr int kFormatVersion = 3;  // see uqforce/deploy/exported.py
+static constexpr int kFormatVersion = 3;  // see uqforce/exporting/exported_potential.py
 
 ModelFile::ModelFile(const std::string& path, const std::string& metadata, const std::string& build) {
   const json model = json::parse(metadata), library = json::parse(build);

@@ -1,4 +1,4 @@
-// What an exported model says of itself: its metadata, see uqforce/deploy/exported.py.
+// What an exported model says of itself: its metadata, see uqforce/exporting/exported_potential.py.
 #pragma once
 
 #include <cstdint>

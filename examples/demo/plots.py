@@ -13,10 +13,10 @@ import numpy as np
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from uqforce.data import read_frames
-from uqforce.deploy.evaluate import Comparison, predict
-from uqforce.deploy.export import load_exported
-from uqforce.deploy.tables import aligned
-from uqforce.uncertainty import metrics
+from uqforce.engines.evaluate import Comparison, predict
+from uqforce.evaluation import metrics
+from uqforce.evaluation.tables import aligned
+from uqforce.exporting.export import load_exported
 
 DATA = Path(__file__).parent / "data"
 SETS = {"300 K": "test_300K.xyz.xz", "600 K": "test_600K.xyz.xz", "1000 K": "test_1000K.xyz.xz"}

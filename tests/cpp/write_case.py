@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from uqforce.deploy.export import call, export, open_model
+from uqforce.exporting.export import call, export, open_model
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 

@@ -13,7 +13,7 @@ from torch.utils.cpp_extension import library_paths
 
 import uqforce_lammps
 from tests.lammps.systems import build
-from uqforce.deploy.export import export
+from uqforce.exporting.export import export
 from uqforce_lammps.build import PLUGIN
 
 PLUGIN_FOLDER = Path(uqforce_lammps.plugin_folder())

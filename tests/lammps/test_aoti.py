@@ -16,8 +16,8 @@ from filelock import FileLock
 from tests.lammps.systems import begin, build, data_file, structures
 from tests.lammps.test_pair import check
 from uqforce import Calculator
-from uqforce.deploy.errors import DeployError, ExportError
-from uqforce.deploy.export import export, load_exported
+from uqforce.errors import DeployError, ExportError
+from uqforce.exporting.export import export, load_exported
 from uqforce.model import Potential, sample_structure
 
 
@@ -97,7 +97,7 @@ def test_another_processor(package):
     """torch can be told to be a lesser processor: the file is refused, not run to an illegal instruction."""
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("there is no lesser processor to pretend")
-    code = f"from uqforce.deploy.export import load_exported; load_exported({str(package)!r})"
+    code = f"from uqforce.exporting.export import load_exported; load_exported({str(package)!r})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "ATEN_CPU_CAPABILITY": "default"},

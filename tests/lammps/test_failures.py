@@ -18,7 +18,7 @@ from ase import Atoms
 from tests.lammps.conftest import PLUGIN_FOLDER
 from tests.lammps.systems import TYPES, begin, build, data_file, structures
 from uqforce._library import LIBRARY_PATH, build_info
-from uqforce.deploy.export import export
+from uqforce.exporting.export import export
 from uqforce_lammps.build import PLUGIN
 
 

@@ -6,7 +6,7 @@ import pytest
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from tests.deploy.test_nequip_files import SMALL, run_nequip
+from tests.exporting.test_nequip_files import SMALL, run_nequip
 from tests.lammps.systems import TYPES, begin, data_file, structures
 from uqforce import Calculator
 from uqforce.cli import main

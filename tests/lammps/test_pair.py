@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 
 from tests.lammps.systems import begin, build, data_file, structures
-from uqforce.deploy.export import call, export, open_model, read_metadata
+from uqforce.exporting.export import call, export, open_model, read_metadata
 from uqforce.model import Ensemble
 from uqforce.ops import neighbor_list
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tests.model.systems import TYPES, random_system
-from uqforce.deploy.nequip import to_nequip
+from uqforce.exporting.nequip import to_nequip
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 

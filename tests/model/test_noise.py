@@ -10,8 +10,8 @@ from tests.model.test_potential import central_difference
 from uqforce.model import InferencePotential
 from uqforce.model.noise.deep import numbers_in_structure, signs
 from uqforce.ops import neighbor_list
-from uqforce.train.loss import block_nll
-from uqforce.uncertainty.noise import colours, exact_blocks
+from uqforce.training.loss import block_nll
+from uqforce.uncertainty.gamma_fit import colours, exact_blocks
 
 DOUBLE = torch.float64
 SMALL = {"num_layers": 2, "l_max": 1, "num_features": [6, 4], "parity": False}

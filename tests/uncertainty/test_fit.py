@@ -14,9 +14,10 @@ from sklearn.mixture import GaussianMixture
 from uqforce import ops
 from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
-from uqforce.deploy.export import export, load_exported
+from uqforce.evaluation import metrics
+from uqforce.exporting.export import export, load_exported
 from uqforce.model import InferencePotential, ModelConfig, Potential, load_model, save_model
-from uqforce.uncertainty import fit, gmm, metrics
+from uqforce.uncertainty import fit, mixture_fit
 
 TYPES, CUTOFF = ["H", "O"], 3.0
 
@@ -63,7 +64,7 @@ def predict(potential, batch, positions=None):
 
 def test_nll_equals_sklearn(dataset):
     potential = make_potential()
-    gmm.fit_potential(potential, dataset, n_components=3)
+    mixture_fit.fit_potential(potential, dataset, n_components=3)
     prediction = predict(potential, collate([dataset[i] for i in range(len(dataset))]))
     features = prediction.features.numpy()
     reference = GaussianMixture(3)
@@ -83,7 +84,7 @@ def test_nll_equals_sklearn(dataset):
 
 def test_features_are_the_predictions(dataset):
     potential = make_potential("float32")
-    features = gmm.collect_features(potential, dataset, batch_size=5)
+    features = mixture_fit.collect_features(potential, dataset, batch_size=5)
     prediction = predict(potential, collate([dataset[i] for i in range(len(dataset))]))
     assert features.dtype == torch.float32 and not features.requires_grad
     torch.testing.assert_close(features, prediction.features)
@@ -91,7 +92,7 @@ def test_features_are_the_predictions(dataset):
 
 def test_nll_symmetries(dataset):
     potential = make_potential()
-    gmm.fit_potential(potential, dataset, n_components=2)
+    mixture_fit.fit_potential(potential, dataset, n_components=2)
     batch = dataset[3]
     nll = predict(potential, batch).nll
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.manual_seed(1)))[0]
@@ -105,7 +106,7 @@ def test_nll_symmetries(dataset):
 
 def test_nll_rises_away_from_the_training_set(dataset):
     potential = make_potential()
-    gmm.fit_potential(potential, dataset)
+    mixture_fit.fit_potential(potential, dataset)
     batch = dataset[0]
     far = predict(potential, batch, 0.8 * batch.positions)
     assert far.nll.max() > potential.card["thresholds"]["nll"]["max"]
@@ -133,7 +134,7 @@ def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
 def test_projected_mixture_in_every_form(dataset, frames_file, tmp_path):
     """The projection is applied by the potential, its file, its inference form and the exported file."""
     potential = make_potential()
-    found = gmm.fit_potential(potential, dataset, n_components=2, projection=3)
+    found = mixture_fit.fit_potential(potential, dataset, n_components=2, projection=3)
     save_model(potential, tmp_path / "model.uqf")
     export(potential, tmp_path / "model.pt")
     batch = collate([dataset[i] for i in range(3)])
@@ -146,7 +147,7 @@ def test_projected_mixture_in_every_form(dataset, frames_file, tmp_path):
     torch.testing.assert_close(predict(InferencePotential(potential), batch).nll, want.nll)
     torch.testing.assert_close(predict(load_exported(tmp_path / "model.pt")[0], batch)["nll"], want.nll)
     assert loaded.card["mixture"]["projection"] == 3
-    gmm.fit_potential(loaded, dataset, n_components=2)  # and is gone again
+    mixture_fit.fit_potential(loaded, dataset, n_components=2)  # and is gone again
     assert loaded.mixture.projection is None and predict(loaded, batch).nll.shape == want.nll.shape
 
 
@@ -164,7 +165,7 @@ def test_mixture_per_type_in_every_form(dataset, frames_file, tmp_path, capsys):
     for kind in range(2):
         rows = (batch.atom_types == kind).numpy()
         spread = np.cov(features[rows].T, bias=True)
-        floor = gmm.RELATIVE_FLOOR * np.trace(spread) / len(spread)
+        floor = mixture_fit.RELATIVE_FLOOR * np.trace(spread) / len(spread)
         own = GaussianMixture(2, reg_covar=floor, random_state=0).fit(features[rows])
         np.testing.assert_allclose(want.nll.numpy()[rows], -own.score_samples(features[rows]), rtol=1e-9)
     torch.testing.assert_close(predict(potential.train(), batch).nll.detach(), want.nll, rtol=0, atol=1e-10)
@@ -176,12 +177,12 @@ def test_mixture_per_type_in_every_form(dataset, frames_file, tmp_path, capsys):
 
 def test_bad_mixtures_per_type(dataset):
     potential = make_potential()
-    with pytest.raises(gmm.MixtureError, match="mixture of O: cannot fit 61"):
-        gmm.fit_potential(potential, dataset, n_components=61, per_type=True)
-    with pytest.raises(gmm.MixtureError, match="no such atom"):
-        gmm.fit_per_type(np.eye(3), [0, 0, 0], TYPES, 1)
-    with pytest.raises(gmm.MixtureError, match="projection"):
-        gmm.fit_per_type(np.eye(3), [0, 0, 1], TYPES, 1, projection=1)
+    with pytest.raises(mixture_fit.MixtureError, match="mixture of O: cannot fit 61"):
+        mixture_fit.fit_potential(potential, dataset, n_components=61, per_type=True)
+    with pytest.raises(mixture_fit.MixtureError, match="no such atom"):
+        mixture_fit.fit_per_type(np.eye(3), [0, 0, 0], TYPES, 1)
+    with pytest.raises(mixture_fit.MixtureError, match="projection"):
+        mixture_fit.fit_per_type(np.eye(3), [0, 0, 1], TYPES, 1, projection=1)
     with pytest.raises(ValueError, match="each of 2 types"):
         potential.set_mixture(torch.zeros(2, 8), torch.eye(8).repeat(2, 1, 1), torch.zeros(2),
                               counts=torch.tensor([2, 0]))  # fmt: skip
@@ -217,7 +218,7 @@ def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
     out = predict(fitted, collate([dataset[i] for i in range(12)]))
     error = metrics.atom_force_error(out.forces, np.concatenate([atoms.get_forces() for atoms in frames]))
     assert ranking["stored"]["spearman"] == pytest.approx(metrics.spearman(out.nll, error), abs=1e-9)
-    plain = gmm.fit_mixture(out.features, 2).nll(out.features)
+    plain = mixture_fit.fit_mixture(out.features, 2).nll(out.features)
     assert ranking["all features"]["spearman"] == pytest.approx(metrics.spearman(plain, error), abs=1e-9)
     top = metrics.classification(plain, error, np.quantile(error, 0.9)).auroc
     assert ranking["all features"]["auroc_top_tenth"] == pytest.approx(top, abs=1e-9)
@@ -252,11 +253,11 @@ def test_verb_reports_errors(frames_file, tmp_path, capsys):
 def test_verb_says_what_did_not_go_well():
     features = np.random.default_rng(0).normal(size=(300, 3))
     features[:, 2] = 1.0
-    text = fit.summary(gmm.fit_mixture(features, 5, max_iter=2), TYPES)
+    text = fit.summary(mixture_fit.fit_mixture(features, 5, max_iter=2), TYPES)
     assert "without converging" in text and "1 of 3 directions" in text
 
 
 def test_wrong_data_set(frames_file):
     dataset = Dataset.build(read_frames(frames_file), TYPES, CUTOFF + 1)
-    with pytest.raises(gmm.MixtureError, match="cutoff"):
-        gmm.collect_features(make_potential(), dataset)
+    with pytest.raises(mixture_fit.MixtureError, match="cutoff"):
+        mixture_fit.collect_features(make_potential(), dataset)

@@ -1,9 +1,9 @@
 """Frames in; batches, statistics and stores out."""
 
 from uqforce.data.batch import Batch, collate
+from uqforce.data.batch_order import batches
 from uqforce.data.frame import DataError, Frame, check_types, require_labels, type_names_of
 from uqforce.data.read import Keys, frame_from_atoms, read_frames
-from uqforce.data.sampler import batches
 from uqforce.data.split import Split, check_leakage, find_duplicates, split_by_group, split_random
 from uqforce.data.statistics import (
     AtomicEnergies,

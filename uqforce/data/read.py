@@ -9,8 +9,8 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from uqforce.data.formats import Raw, iterate, raw_from_atoms
 from uqforce.data.frame import DataError, Frame, check_frame, require_labels
+from uqforce.data.structure_files import Raw, iterate, raw_from_atoms
 from uqforce.data.units import Units
 
 

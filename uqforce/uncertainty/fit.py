@@ -10,10 +10,10 @@ import torch
 
 from uqforce import ops
 from uqforce.data import Dataset, batches, collate, read_frames
+from uqforce.evaluation import metrics
 from uqforce.model import Potential, first_member, load_model, save_model
-from uqforce.uncertainty import metrics
-from uqforce.uncertainty.gmm import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
-from uqforce.uncertainty.llpr import REGULARISER, RigidityFit, fit_rigidity
+from uqforce.uncertainty.llpr_fit import REGULARISER, RigidityFit, fit_rigidity
+from uqforce.uncertainty.mixture_fit import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
 
 
 def fit(

@@ -16,7 +16,7 @@ class DeepNoise(OwnInference):
     Blocks sum_j d_i sigma_j d_i sigma_j^T are estimated by P random-sign probes v = grad sum_j z_j sigma_j,
     z_j = +-1, as the mean of v_i v_i^T: unbiased, the relative standard deviation of an entry of the diagonal
     at most sqrt(2/P) at any size. Inside a likelihood the estimate would be biased, so in training mode there
-    is the energy's variance alone; gamma is fitted afterwards (`uqforce.uncertainty.noise.fit_gamma`).
+    is the energy's variance alone; gamma is fitted afterwards (`uqforce.uncertainty.gamma_fit.fit_gamma`).
 
     The signs are a hash of the atoms' numbers, so every process of a parallel engine finds the same ones.
     """

@@ -1,0 +1,74 @@
+"""The verbs from the command line, from a model file to a halted run."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from uqforce.cli import main
+from uqforce.engines.arguments import EXIT_HALTED
+from uqforce.engines.calculator import Calculator
+from uqforce.model import save_model
+
+
+def test_the_whole_way(potential, molecule, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_model(potential, "model.uqf")
+    molecule.calc = Calculator(potential, device="cpu")
+    labels = {"energy": molecule.get_potential_energy(), "forces": molecule.get_forces() + 0.1}
+    molecule.calc = SinglePointCalculator(molecule, **labels)
+    ase.io.write("data.extxyz", molecule)
+
+    assert main(["export", "model.uqf", "-o", "model.pt"]) == 0
+    assert "equal to the Python model to 1e-06" in capsys.readouterr().out
+    assert main(["info", "model.pt"]) == 0
+    assert "instruction set" in capsys.readouterr().out
+    assert main(["eval", "model.pt", "data.extxyz", "-o", "evaluation"]) == 0
+    assert "100.00" in capsys.readouterr().out  # meV/A, the error put in
+    report = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+    assert report["sets"]["data.extxyz"]["errors"]["forces"]["mae"] == pytest.approx(0.1, rel=1e-6)
+
+    options = ["--steps", "6", "--every", "2", "--temperature", "30", "--temperature-end", "60"]
+    assert main(["md", "model.pt", "-o", "run", "data.extxyz", *options]) == 0
+    assert "finished step 6" in capsys.readouterr().out
+    lowest = min(frame.arrays["nll"].max() for frame in ase.io.read("run/trajectory.extxyz", ":"))
+    more = ["md", "model.pt", "run"]
+    assert main([*more, "--steps", "12", "--halt-nll", str(lowest - 1e3)]) == EXIT_HALTED
+    assert "halted at step 6" in capsys.readouterr().out
+    assert main([*more, "--halt-nll", "1e9", "--collect-nll", "q0.99"]) == 0
+    state = json.loads(str(np.load("run/restart.npz")["state"]))
+    assert state["step"] == 12
+    assert state["settings"]["collect"] == {"nll": 12.5} and state["settings"]["ramp_steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "missing.uqf", "-o", "x.pt"], "missing.uqf does not exist"),
+        (["info", "missing.pt"], "missing.pt"),
+        (["md", "model.uqf", "xenon.xyz", "-o", "run"], "does not know Xe"),
+        (["md", "model.uqf", "nan.xyz", "-o", "run"], "position"),
+        (["md", "model.uqf", "xenon.xyz"], "give -o FOLDER"),
+        (["md", "model.uqf", "."], "no run to continue"),
+        (["md", "model.uqf", ".", "-o", "run"], "leave out -o run"),
+        (["md", "model.uqf", "xenon.xyz", "-o", "run", "--halt-nll", "q7"], "'q7' on nll is not stored"),
+        (["md", "model.uqf", "xenon.xyz", "-o", "run", "--timestep", "0"], "timestep must be positive"),
+        (["eval", "model.uqf", "xenon.xyz", "-o", "x"], "neither energy nor forces"),
+    ],
+)
+def test_mistakes_are_answered_with_a_sentence(potential, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    save_model(potential, "model.uqf")
+    ase.io.write("xenon.xyz", ase.Atoms("Xe"))
+    ase.io.write("nan.xyz", ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, np.nan]]))
+    assert main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"uqforce {arguments[0]}: ") and message in said
+
+
+def test_a_pair_needs_an_equals_sign(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "m", "d", "-o", "x", "--keys", "energy"])
+    assert "'energy' is not of the form LABEL=NAME" in capsys.readouterr().err

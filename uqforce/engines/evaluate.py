@@ -1,0 +1,201 @@
+"""How accurate a model is on labelled data, and how good its uncertainties are: `uqforce eval`."""
+
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from uqforce.data import DataError, Frame, Keys, Units, check_types, read_frames
+from uqforce.engines.info import choose_device
+from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
+from uqforce.evaluation.tables import table
+from uqforce.exporting.export import call, open_model
+from uqforce.model import Potential, Prediction, load_model
+from uqforce.ops import neighbor_list
+from uqforce.uncertainty.calibration_fit import score_at_error
+
+ATOMS_PER_BATCH = 512
+LIMIT_ERRORS = (0.1, 0.2, 0.3, 0.5)  # eV/A, rms force error of an atom
+
+
+def batches(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
+    """Consecutive frames, at most `ATOMS_PER_BATCH` atoms together (or one frame)."""
+    group: list[Frame] = []
+    for frame in frames:
+        if group and sum(map(len, group)) + len(frame) > ATOMS_PER_BATCH:
+            yield group
+            group = []
+        group.append(frame)
+    if group:
+        yield group
+
+
+def predict(
+    module: torch.nn.Module, metadata: dict[str, Any], frames: Sequence[Frame], device: torch.device
+) -> dict[str, np.ndarray]:
+    """What the model says of all frames: per-atom [sum N, ...], per-structure [B, ...], all float64.
+
+    `stress` [B,3,3] eV/A^3 is not a number for structures without a volume.
+    """
+    type_names = metadata["type_names"]
+    check_types(frames, type_names)
+    parts = []
+    for group in batches(frames):
+        sizes = torch.tensor([len(frame) for frame in group])
+        batch = torch.arange(len(group)).repeat_interleave(sizes).to(device)
+
+        def stacked(arrays, join=np.stack):
+            return torch.from_numpy(join(arrays)).to(device)
+
+        positions = stacked([frame.positions for frame in group], np.concatenate)
+        cell, pbc = stacked([frame.cell for frame in group]), stacked([frame.pbc for frame in group])
+        types = torch.tensor(
+            [type_names.index(symbol) for frame in group for symbol in frame.symbols], device=device
+        )
+        neighbors = neighbor_list(positions, cell, pbc, metadata["cutoff"], batch)
+        out = call(module, neighbors.edge_vec, neighbors.edge_index, types, batch, len(group))
+        parts.append({name: out[name].detach().cpu().double().numpy() for name in out if "edge" not in name})
+    merged = {
+        name: np.concatenate([part[name] for part in parts], axis=1 if name.endswith("_ensemble") else 0)
+        for name in parts[0]
+    }
+    volume = np.array([frame.volume for frame in frames])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        merged["stress"] = (
+            np.where(volume > 0, 1, np.nan)[:, None, None] * -merged["virial"] / volume[:, None, None]
+        )
+    return merged
+
+
+def calibrated(potential: Potential, predictions: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, Any]:
+    """Raw `predictions` of structures with `sizes` atoms as the potential's calibration makes them."""
+    none = torch.zeros(0, dtype=torch.float64)
+
+    def tensor(name: str) -> torch.Tensor:
+        # members have another first axis, and no part in this
+        array = None if name.endswith("_ensemble") else predictions.get(name)
+        return none if array is None else torch.from_numpy(array)
+
+    raw = Prediction(**{name: tensor(name) for name in Prediction._fields})
+    structure = torch.arange(len(sizes)).repeat_interleave(torch.from_numpy(sizes))
+    calibration = copy.deepcopy(potential.calibration).cpu()
+    found = calibration(raw, (raw.llpr, raw.energy_llpr), structure, len(sizes))
+    return predictions | {name: value.numpy() for name, value in found._asdict().items() if value.numel()}
+
+
+def evaluate(
+    model: str | os.PathLike | torch.nn.Module,
+    data: Sequence[str | os.PathLike],
+    folder: str | os.PathLike,
+    device: str = "auto",
+    bootstrap: int = 0,
+    keys: Keys | None = None,
+    units: Units | None = None,
+) -> dict[str, Any]:
+    """Errors and uncertainty quality of `model` on each file of `data`; writes evaluation.json and PNG plots.
+
+    The first file is the domain, from which the uncertainties of the others are told (`auroc_shift`). Of a
+    calibrated model (not of an exported one) uncertainties are judged before and after their calibration.
+
+    Args:
+        keys, units: names and units of the labels in the files, where they are not the usual ones.
+        bootstrap: resamples of whole structures for 95 % intervals of every number; 0 for none.
+
+    Raises:
+        DataError: the data cannot be read, contain elements that the model does not know, or have no labels.
+    """
+    folder, chosen = Path(folder), choose_device(device)
+    if not isinstance(model, torch.nn.Module) and Path(model).suffix == ".uqf":
+        model = load_model(model)
+    after = isinstance(model, torch.nn.Module) and any(True for _ in model.calibration.buffers())
+    before = model
+    if after:
+        before = copy.deepcopy(model)
+        before.calibration.store()
+    module, metadata = open_model(before, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    sets: list[list[Comparison]] = []  # each raw, and calibrated where the model can
+    cost = []
+    for path in data:
+        frames = read_frames(path, keys or Keys(), units or Units())
+        if all(frame.energy is None and frame.forces is None for frame in frames):
+            present = ", ".join(sorted({key for frame in frames for key in frame.present})) or "none"
+            raise DataError(
+                f"{path} has neither energy nor forces (keys present: {present}): name them in --keys"
+            )
+        start = time.perf_counter()
+        predictions = predict(module, metadata, frames, chosen)
+        sizes = np.array([len(frame) for frame in frames])
+        cost.append((time.perf_counter() - start) / sizes.sum())
+        kinds = [predictions] + ([calibrated(model, predictions, sizes)] if after else [])
+        sets.append([Comparison(str(path), frames, kind) for kind in kinds])
+    report = {
+        "model": {key: metadata[key] for key in ("weights_sha256", "uqforce_version", "type_names")},
+        "units": {"energy_per_atom": "eV/atom", "forces": "eV/A", "stress": "eV/A^3"},
+        "sets": {
+            c[0].name: {"structures": len(c[0].sizes), "atoms": int(c[0].sizes.sum()),
+                        "seconds_per_atom": seconds, "errors": c[0].errors(),
+                        **{kind: comparison.uncertainty(bootstrap, home)
+                           for kind, comparison, home in zip(("uncertainty", "calibrated"), c, sets[0])}}
+            for c, seconds in zip(sets, cost)
+        },
+        "limits": limits([c[0] for c in sets]),
+    }  # fmt: skip
+    for name in ("mixture", "calibration", "llpr"):
+        if found := (model.card if after else metadata["card"]).get(name):
+            report["model"][name] = found
+    report = without_nan(report)
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=1))
+    draw(sets, report["model"].get("mixture", {}), folder)
+    return report
+
+
+def draw(sets: list[list[Comparison]], mixture: dict[str, Any], folder: Path) -> None:
+    """All figures, of the uncertainties that every set has; calibrated ones where there are."""
+    from uqforce.evaluation import plots
+
+    raw, last = [c[0] for c in sets], [c[-1] for c in sets]
+    plots.plot_parity(raw, folder / "parity.png")
+    for name in ATOM_QUANTITIES:
+        if all(c.has_forces.any() and c.carries(name) for c in last):
+            plots.plot_uncertainty(last, name, folder / f"{name}.png")
+            plots.plot_rates(last[-1], name, folder / f"{name}_rates.png")
+            plots.plot_quality(sets, name, folder / f"{name}_quality.png")
+    searches = list(mixture.get("types", {}).values()) or [mixture]
+    if any(len(search.get("trials", [])) > 1 for search in searches):
+        plots.plot_bic(mixture, folder / "bic.png")
+
+
+def limits(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
+    """For each score: above which value the atoms of all sets together have a given force error, eV/A."""
+    labelled = [c for c in comparisons if c.has_forces.any()]
+    found = {}
+    for name in ATOM_QUANTITIES:
+        if labelled and all(c.carries(name) for c in labelled):
+            score = np.concatenate([c.predictions[name][c.has_forces] for c in labelled])
+            error = np.concatenate([c.atom_error for c in labelled])
+            found[name] = {f"{level:g}": score_at_error(score, error, level) for level in LIMIT_ERRORS}
+    return found
+
+
+def without_nan(value: Any) -> Any:
+    """None for what is undefined (the AUROC without positives): JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def run(args: argparse.Namespace) -> int:
+    keys, units = Keys(**dict(args.keys)), Units(**dict(args.units))
+    report = evaluate(args.model, args.data, args.output, args.device, args.bootstrap, keys, units)
+    print(table(report))
+    pictures = ", ".join(sorted(path.name for path in Path(args.output).glob("*.png")))
+    print(f"\n{args.output}: evaluation.json, {pictures}")
+    return 0

@@ -1,0 +1,1 @@
+"""How good predictions and their uncertainties are: arrays in, numbers, tables and pictures out."""

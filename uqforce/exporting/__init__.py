@@ -1,0 +1,1 @@
+"""Writing models for the engines that run them, and reading them back."""
