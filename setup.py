@@ -41,7 +41,7 @@ class BuildExtension(cpp_extension.BuildExtension):
             return
         try:
             plugin.find_lammps()
-        except plugin.PluginError as missing:
+        except plugin.BuildError as missing:
             print(
                 f"uqforce: the LAMMPS plugin is skipped ({missing}); `uqforce build-lammps` builds it later"
             )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from uqforce.errors import InstallationError
+
 LIBRARY_PATH = Path(__file__).parent / "libuqforce.so"
 REBUILD = (
     "run `make build` in the checkout, or `pip install --no-build-isolation --force-reinstall --no-deps .`"
@@ -16,15 +18,15 @@ def built_for(library: Path) -> str:
     """Version of torch that `library` was built for, read from its bytes: nothing is loaded.
 
     Raises:
-        ImportError: the file is missing or is not uqforce's library; the message says what to do.
+        InstallationError: the file is missing or is not uqforce's library; the message says what to do.
     """
     if not library.exists():
-        raise ImportError(f"{library} does not exist, uqforce is not built: {REBUILD}")
+        raise InstallationError(f"{library} does not exist, uqforce is not built: {REBUILD}")
     mark = b"uqforce built for torch "
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(mark)
         if start < 0:
-            raise ImportError(f"{library} is not the library of uqforce: {REBUILD}")
+            raise InstallationError(f"{library} is not the library of uqforce: {REBUILD}")
         return content[start + len(mark) : content.find(b"\0", start)].decode()
 
 
@@ -32,18 +34,18 @@ def load(library: Path = LIBRARY_PATH) -> None:
     """Load the compiled ops into `torch.ops.uqforce`.
 
     Raises:
-        ImportError: the library is missing, or was built for another torch; the message says what to do.
+        InstallationError: the library is missing or built for another torch; the message says what to do.
     """
     built, running = built_for(library), torch.__version__.split("+")[0]
     if built.split(".")[:2] != running.split(".")[:2]:
-        raise ImportError(
+        raise InstallationError(
             f"uqforce was built for torch {built} but torch {running} is running: {REBUILD}, "
             f"or install torch=={built}"
         )
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        raise ImportError(
+        raise InstallationError(
             f"{library}, built for torch {built}, does not load under torch {torch.__version__}: "
             f"{REBUILD} ({error})"
         ) from error

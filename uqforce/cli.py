@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uqforce.engines import arguments
+from uqforce.errors import ConfigError, PluginError, UqforceError
 
 
 class Verb(NamedTuple):
@@ -63,42 +64,44 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
         help="of llpr: in units of the loss' largest curvature (default: 1e-6)",
     )  # fmt: skip
     parser.add_argument(
-        "--per-type", action="store_true", help="a mixture for each element, of the atoms of that element"
+        "--per-type",
+        action="store_true",
+        default=None,
+        help="a mixture for each element, of the atoms of that element",
     )
     parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
     parser.add_argument(
         "--covariance",
         choices=("full", "diag", "tied"),
-        default="full",
         help="of each Gaussian (full, default), its variances alone (diag), one for all (tied)",
     )
     parser.add_argument(
         "--projection", type=int, metavar="K", help="keep the K leading principal components of the features"
     )
     parser.add_argument(
-        "--test", nargs="+", default=[], metavar="FILE",
+        "--test", nargs="+", metavar="FILE",
         help="labelled structures: say how well the score ranks their atoms' force errors",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the k-means start (default: 0)")
+    parser.add_argument("--seed", type=int, help="of the k-means start (default: 0)")
+
+
+OF_MIXTURE = ("components", "covariance", "projection", "per_type", "test", "seed")
+OF_LLPR = ("regulariser",)
 
 
 def _fit(args: argparse.Namespace) -> int:
     from uqforce.uncertainty.fit import fit, fit_llpr
 
+    given = {name: getattr(args, name) for name in OF_MIXTURE + OF_LLPR if getattr(args, name) is not None}
+    mine, score = (OF_LLPR, "mixture") if args.score == "llpr" else (OF_MIXTURE, "llpr")
+    if others := [f"--{name.replace('_', '-')}" for name in given if name not in mine]:
+        raise ConfigError(f"{', '.join(others)} has no meaning with --score {args.score}, only with {score}")
     if args.score == "llpr":
-        fit_llpr(args.model, args.data, args.output, args.regulariser)
+        fit_llpr(args.model, args.data, args.output, **given)
         return 0
-    fit(
-        args.model,
-        args.data,
-        args.output,
-        args.components,
-        args.seed,
-        args.covariance,
-        args.projection,
-        args.test,
-        args.per_type,
-    )
+    if "components" in given:
+        given["n_components"] = given.pop("components")
+    fit(args.model, args.data, args.output, **given)
     return 0
 
 
@@ -132,7 +135,10 @@ def _build_lammps(args: argparse.Namespace) -> int:
     from uqforce._version import __version__
     from uqforce_lammps import build, plugin_folder
 
-    print(build.build(Path(plugin_folder()), LIBRARY_PATH, __version__))
+    try:
+        print(build.build(Path(plugin_folder()), LIBRARY_PATH, __version__))
+    except build.BuildError as error:  # setup.py runs build.py where uqforce, and its errors, are not yet
+        raise PluginError(str(error)) from error
     return 0
 
 
@@ -166,6 +172,13 @@ VERBS: dict[str, Verb] = {
 }
 
 
+def sentence(error: UqforceError | OSError) -> str:
+    """What an error says, of the system's with the name of the file."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Errors that this package reports are printed as a sentence, others as a traceback."""
     parser = argparse.ArgumentParser(
@@ -180,11 +193,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"uqforce {args.verb}: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        ours = type(error).__module__.startswith(("uqforce.", "uqforce_lammps."))
-        if not (ours or isinstance(error, FileNotFoundError)):
-            raise
-        print(f"uqforce {args.verb}: {error}", file=sys.stderr)
+    except (UqforceError, OSError) as error:
+        print(f"uqforce {args.verb}: {sentence(error)}", file=sys.stderr)
         return 1
 
 

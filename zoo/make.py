@@ -20,6 +20,7 @@ from uqforce.training import TrainConfig
 ZOO = Path(__file__).parent
 # The BIC of silicon's mixture stops at a local best of 4; for water's 61 000 atoms its curve takes too long.
 COMPONENTS = {"silicon": 10, "water": 16}
+CUTOFFS = ("0.1", "0.2", "top_tenth")  # of atoms' errors, as `uqforce eval` names them
 RULE = "|---|---|---|---|---|"
 MARK = "<!-- what follows is written by zoo/make.py -->\n"
 
@@ -33,9 +34,10 @@ def uqforce(verb: str, *arguments: str | Path) -> None:
     run("-m", "uqforce.cli", verb, *arguments)
 
 
-def auroc(entry: dict) -> str:
-    value = "-" if entry["auroc"] is None else f"{entry['auroc']:.3f}"
-    return f"{value} ({entry['positives']} of {entry['count']})"
+def auroc(quality: dict, cutoff: str, atoms: int) -> str:
+    """The area under the ROC curve, "-" where no error is above the cut-off, and how many atoms are."""
+    area = quality[f"auroc_{cutoff}"]
+    return f"{'-' if area is None else f'{area:.3f}'} ({quality[f'positives_{cutoff}']} of {atoms})"
 
 
 def card(config: TrainConfig, out: Path) -> str:
@@ -49,7 +51,7 @@ def card(config: TrainConfig, out: Path) -> str:
         cells = [f"{1e3 * p['mae']:.2f} / {1e3 * p['rmse']:.2f}" if p else "" for p in pairs]
         errors.append(f"| {names[path]} | {found['structures']} | {' | '.join(cells)} |")
         score = found["uncertainty"]["nll"]
-        cells = [auroc(entry) for entry in score["detection"].values()]
+        cells = [auroc(score, cutoff, found["atoms"]) for cutoff in CUTOFFS]
         ranks.append(f"| {names[path]} | {' | '.join(cells)} | {score['spearman']:.2f} |")
     model = load_model(out / "model.uqf")
     mixture, network = model.card["mixture"], model.network

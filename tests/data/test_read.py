@@ -8,8 +8,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uqforce.data import DataError, Keys, Units, frame_from_atoms, read_frames, type_names_of
+from uqforce.data import Keys, Units, frame_from_atoms, read_frames, type_names_of
 from uqforce.data.units import ENERGY
+from uqforce.errors import DataError
 
 CUBE = 'Lattice="2 0 0 0 2 0 0 0 2" pbc="T T T"'
 

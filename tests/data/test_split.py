@@ -1,15 +1,8 @@
 import numpy as np
 import pytest
 
-from uqforce.data import (
-    DataError,
-    Units,
-    check_leakage,
-    find_duplicates,
-    read_frames,
-    split_by_group,
-    split_random,
-)
+from uqforce.data import Units, check_leakage, find_duplicates, read_frames, split_by_group, split_random
+from uqforce.errors import DataError
 
 
 @pytest.fixture

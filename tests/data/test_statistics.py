@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from uqforce.data import (
-    DataError,
     Dataset,
     compute_statistics,
     isolated_energies,
@@ -10,6 +9,7 @@ from uqforce.data import (
     read_frames,
     type_names_of,
 )
+from uqforce.errors import DataError
 
 TYPES = ["H", "C", "O", "N"]  # no nitrogen in the frames
 

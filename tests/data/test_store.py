@@ -7,7 +7,8 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
-from uqforce.data import DataError, Dataset, read_frames, store, type_names_of
+from uqforce.data import Dataset, read_frames, store, type_names_of
+from uqforce.errors import DataError
 
 TYPES = ["H", "C", "O"]
 CUTOFF = 3.0

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from ase import units as ase_units
 
-from uqforce.data import DataError, Units
+from uqforce.data import Units
 from uqforce.data.units import ENERGY, LENGTH, STRESS
+from uqforce.errors import DataError
 
 
 def test_factors_agree_with_ase():

@@ -12,7 +12,7 @@ from ase.optimize import BFGS
 
 from uqforce.engines.calculator import Calculator, VerletList
 from uqforce.engines.records import frame_with_results
-from uqforce.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
+from uqforce.errors import InputError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.exporting.exported_potential import ExportedPotential
 from uqforce.model import save_model
 from uqforce.ops import neighbor_list
@@ -83,7 +83,7 @@ def test_names_of_other_packages(potential, crystal):
     np.testing.assert_allclose(mace["node_energy"], ase["energies"] - shifts[types], rtol=1e-14)
     assert mace["energy_var"] == ase["energy_uncertainty"] ** 2
     np.testing.assert_allclose(np.sqrt(mace["forces_var"].mean(1)), ase["forces_uncertainty"], rtol=1e-12)
-    with pytest.raises(DeployError, match="one of ase, nequip, mace, metatomic, got 'vasp'"):
+    with pytest.raises(InputError, match="one of ase, nequip, mace, metatomic, got 'vasp'"):
         Calculator(potential, names="vasp")
 
 
@@ -130,12 +130,12 @@ def test_nll_gradient(potential, exported, crystal, reduction):
 
 
 def test_nll_gradient_that_cannot_be(potential, make_potential, monkeypatch):
-    with pytest.raises(DeployError, match="one of mean, max, sum, got 'median'"):
+    with pytest.raises(InputError, match="one of mean, max, sum, got 'median'"):
         Calculator(potential, device="cpu", nll_gradient="median")
-    with pytest.raises(DeployError, match="carries no nll"):
+    with pytest.raises(InputError, match="carries no nll"):
         Calculator(make_potential(mixture=False), device="cpu", nll_gradient="max")
     monkeypatch.delattr(ExportedPotential, "nll_gradient")  # as in a file of before
-    with pytest.raises(DeployError, match="export the model to TorchScript"):
+    with pytest.raises(InputError, match="export the model to TorchScript"):
         Calculator(potential, device="cpu", nll_gradient="max")
 
 
@@ -324,14 +324,14 @@ def test_positions_that_are_not_finite(calculator, molecule, value):
     molecule.calc = calculator
     energy(molecule)
     molecule.positions[4, 1] = value
-    with pytest.raises(DeployError, match=r"(?i)position.*4"):
+    with pytest.raises(InputError, match=r"(?i)position.*4"):
         energy(molecule)
 
 
 def test_cell_without_volume(calculator, crystal):
     crystal.calc = calculator
     crystal.cell[2] = crystal.cell[0] + crystal.cell[1]
-    with pytest.raises(DeployError, match=r"(?i)volume"):
+    with pytest.raises(InputError, match=r"(?i)volume"):
         energy(crystal)
 
 

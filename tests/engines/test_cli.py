@@ -43,6 +43,12 @@ def test_the_whole_way(potential, molecule, tmp_path, monkeypatch, capsys):
     assert state["settings"]["collect"] == {"nll": 12.5} and state["settings"]["ramp_steps"] == 6
 
 
+def write_labelled(path: str) -> None:
+    molecule = ase.Atoms("COH", positions=[[0, 0, 0], [1.2, 0, 0], [0, 1.1, 0]])
+    molecule.calc = SinglePointCalculator(molecule, energy=0.0, forces=np.ones((3, 3)))
+    ase.io.write(path, molecule)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -56,12 +62,28 @@ def test_the_whole_way(potential, molecule, tmp_path, monkeypatch, capsys):
         (["md", "model.uqf", "xenon.xyz", "-o", "run", "--halt-nll", "q7"], "'q7' on nll is not stored"),
         (["md", "model.uqf", "xenon.xyz", "-o", "run", "--timestep", "0"], "timestep must be positive"),
         (["eval", "model.uqf", "xenon.xyz", "-o", "x"], "neither energy nor forces"),
+        (["eval", "model.uqf", "xenon.xyz", "-o", "x", "--device", "gpu"], "must be 'auto', 'cpu' or 'cuda'"),
+        (["info", "."], ".: is a directory"),
+        (["export", "model.uqf", "-o", "x.pt", "--tabulation", "1e-30"], "allow a larger tolerance"),
+        (["fit", "model.uqf", "labelled.xyz", "-o", "missing/x.uqf", "--components", "1"], "missing"),
+        (["fit", "model.uqf", "labelled.xyz", "--components", "99"], "99"),
+        (["fit", "model.uqf", "labelled.xyz", "--score", "llpr", "--regulariser", "-1"], "must be positive"),
+        (["fit", "model.uqf", "labelled.xyz", "--regulariser", "1"], "--regulariser has no meaning with"),
+        (
+            ["fit", "model.uqf", "labelled.xyz", "--score", "llpr", "--seed", "1"],
+            "--seed has no meaning with",
+        ),
+        (["calibrate", "model.uqf", "labelled.xyz", "--kind", "conformal", "--level", "2"], "level"),
+        (["calibrate", "model.uqf", "xenon.xyz"], "xenon.xyz"),
+        (["import", "model.uqf", "-o", "x.uqf"], "model.uqf"),
+        (["train", "missing.yaml"], "missing.yaml"),
     ],
 )
 def test_mistakes_are_answered_with_a_sentence(potential, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     save_model(potential, "model.uqf")
     ase.io.write("xenon.xyz", ase.Atoms("Xe"))
+    write_labelled("labelled.xyz")
     ase.io.write("nan.xyz", ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, np.nan]]))
     assert main(arguments) == 1
     said = capsys.readouterr().err.splitlines()[-1]

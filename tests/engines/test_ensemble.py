@@ -8,9 +8,10 @@ from ase.io import write
 from tests.model.systems import make_potential
 from uqforce.cli import main
 from uqforce.engines.calculator import Calculator
+from uqforce.errors import ConfigError
 from uqforce.exporting.export import export
 from uqforce.model import Ensemble, first_member, save_model
-from uqforce.training import ConfigError, TrainConfig
+from uqforce.training import TrainConfig
 
 MODELS = {
     "ensemble": lambda: Ensemble([make_potential(seed, noise="local") for seed in range(3)], ddof=1),

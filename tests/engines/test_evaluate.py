@@ -8,9 +8,10 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uqforce.data import DataError, read_frames
+from uqforce.data import read_frames
 from uqforce.engines.calculator import Calculator
 from uqforce.engines.evaluate import evaluate, predict
+from uqforce.errors import DataError
 from uqforce.evaluation import metrics, vectors
 from uqforce.evaluation.tables import table
 from uqforce.exporting.export import export, open_model

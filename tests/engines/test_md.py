@@ -18,7 +18,7 @@ from ase.constraints import FixAtoms
 from uqforce.engines.arguments import EXIT_HALTED, EXIT_NOT_FINITE
 from uqforce.engines.calculator import Calculator
 from uqforce.engines.md import Settings, draw_velocities, make_dynamics, run_md
-from uqforce.errors import DeployError
+from uqforce.errors import InputError
 from uqforce.exporting.export import export
 from uqforce.model import save_model
 
@@ -135,21 +135,21 @@ def test_restart_in_another_process_is_bitwise_the_same(make_potential, molecule
 def test_restart_refuses_another_run(calculator, make_potential, molecule, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run to continue"):
         run_md(calculator, tmp_path / "run", restart=True)
-    with pytest.raises(DeployError, match="no structure to start from"):
+    with pytest.raises(InputError, match="no structure to start from"):
         run_md(calculator, tmp_path / "run")
     run_md(calculator, tmp_path / "run", molecule, steps=2, **COLD)
-    with pytest.raises(DeployError, match="holds a run: continue it"):
+    with pytest.raises(InputError, match="holds a run: continue it"):
         run_md(calculator, tmp_path / "run", molecule, steps=2)
-    with pytest.raises(DeployError, match="has ensemble langevin: start a new one"):
+    with pytest.raises(InputError, match="has ensemble langevin: start a new one"):
         run_md(calculator, tmp_path / "run", restart=True, ensemble="nve")
-    with pytest.raises(DeployError, match=r"has timestep 0\.2: start a new one"):
+    with pytest.raises(InputError, match=r"has timestep 0\.2: start a new one"):
         run_md(calculator, tmp_path / "run", restart=True, timestep=0.5)
     other = Calculator(make_potential(mixture=False), device="cpu")
-    with pytest.raises(DeployError, match="made with another model"):
+    with pytest.raises(InputError, match="made with another model"):
         run_md(other, tmp_path / "run", restart=True)
     content = (tmp_path / "run/restart.npz").read_bytes()
     (tmp_path / "run/restart.npz").write_bytes(content[:-200])
-    with pytest.raises(DeployError, match="is damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         run_md(calculator, tmp_path / "run", restart=True)
 
 
@@ -187,7 +187,7 @@ def test_frames_between_the_limits_are_collected(calculator, molecule, tmp_path)
 
 def test_limits_on_what_the_model_lacks(make_potential, molecule, tmp_path):
     plain = Calculator(make_potential(mixture=False, noise="none"), device="cpu")
-    with pytest.raises(DeployError, match="does not carry it"):
+    with pytest.raises(InputError, match="does not carry it"):
         run_md(plain, tmp_path, molecule, steps=1, halt={"nll": 3.0})
 
 
@@ -235,7 +235,7 @@ def test_labels_of_the_start_do_not_travel(calculator, molecule, tmp_path):
 
 def test_constraints_are_refused(calculator, molecule, tmp_path):
     molecule.set_constraint(FixAtoms([0]))
-    with pytest.raises(DeployError, match=r"has constraints \(FixAtoms\), which are not supported"):
+    with pytest.raises(InputError, match=r"has constraints \(FixAtoms\), which are not supported"):
         run_md(calculator, tmp_path, molecule, steps=1)
 
 
@@ -274,13 +274,13 @@ def test_npt_reaches_temperature_and_pressure():
 def test_settings():
     ramp = Settings(steps=100, temperature=300, temperature_end=500)
     assert [ramp.temperature_at(step) for step in (0, 50, 100, 200)] == [300, 400, 500, 500]
-    with pytest.raises(DeployError, match="ensemble must be nve, langevin or npt, got 'nvt'"):
+    with pytest.raises(InputError, match="ensemble must be nve, langevin or npt, got 'nvt'"):
         Settings(ensemble="nvt")
-    with pytest.raises(DeployError, match="needs a thermostat"):
+    with pytest.raises(InputError, match="needs a thermostat"):
         Settings(ensemble="nve", temperature_end=400)
-    with pytest.raises(DeployError, match="temperature must not be negative, got -1"):
+    with pytest.raises(InputError, match="temperature must not be negative, got -1"):
         Settings(temperature=-1)
-    with pytest.raises(DeployError, match="timestep must be positive, got 0"):
+    with pytest.raises(InputError, match="timestep must be positive, got 0"):
         Settings(timestep=0)
-    with pytest.raises(DeployError, match="periodic in three directions"):
+    with pytest.raises(InputError, match="periodic in three directions"):
         make_dynamics(ase.build.molecule("H2O"), Settings(ensemble="npt"))

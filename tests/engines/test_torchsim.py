@@ -9,7 +9,7 @@ from ase import Atoms, units
 
 from tests.model.systems import make_potential as random_potential
 from uqforce import Calculator
-from uqforce.errors import DeployError, NotFiniteError
+from uqforce.errors import InputError, NotFiniteError
 from uqforce.model import Ensemble
 
 ts = pytest.importorskip("torch_sim", reason="torch-sim is not installed")
@@ -209,7 +209,7 @@ def test_results_of_states(model, molecules):
     model(state)
     state.positions += 0.5 * torch.sin(state.positions)  # where the last ones were
     assert not torch.allclose(model.result("nll", state), out["nll"])
-    with pytest.raises(DeployError, match=r"does not carry energy_ensemble \(it carries energy, forces"):
+    with pytest.raises(InputError, match=r"does not carry energy_ensemble \(it carries energy, forces"):
         model.result("energy_ensemble", state)
 
 
@@ -236,31 +236,31 @@ def test_bad_states(model, potential, wrap, molecule, crystal):
     unknown = molecule.copy()
     unknown.symbols[2] = "Si"
     with pytest.raises(
-        DeployError, match=r"does not know Si \(atom 5, of system 1\): it was made for H, C, O"
+        InputError, match=r"does not know Si \(atom 5, of system 1\): it was made for H, C, O"
     ):
         model(state(unknown))
     with pytest.raises(
-        DeployError, match=r"state is torch.float32 on cpu, the model was made for torch.float64"
+        InputError, match=r"state is torch.float32 on cpu, the model was made for torch.float64"
     ):
         model(state().to(dtype=torch.float32))
-    with pytest.raises(DeployError, match=r"on meta, the model was made for .* state\.to\("):
+    with pytest.raises(InputError, match=r"on meta, the model was made for .* state\.to\("):
         elsewhere = state()
         elsewhere.positions = elsewhere.positions.to("meta")
         model(elsewhere)
-    with pytest.raises(DeployError, match=r"dtype must be torch.float64 or torch.float32, got torch.float16"):
+    with pytest.raises(InputError, match=r"dtype must be torch.float64 or torch.float32, got torch.float16"):
         wrap(potential, dtype=torch.float16)
     wrong = state()
     wrong.pbc = torch.tensor([True, False])
-    with pytest.raises(DeployError, match=r"pbc must be one bool or three .* got shape \[2\]"):
+    with pytest.raises(InputError, match=r"pbc must be one bool or three .* got shape \[2\]"):
         model(wrong)
     flat = state(crystal)
     flat.cell = flat.cell.clone()
     flat.cell[1] = 0
-    with pytest.raises(DeployError, match="volume"):
+    with pytest.raises(InputError, match="volume"):
         model(flat)
     lost = state()
     lost.positions[4, 1] = torch.nan
-    with pytest.raises(DeployError, match="finite"):
+    with pytest.raises(InputError, match="finite"):
         model(lost)
 
 

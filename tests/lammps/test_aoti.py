@@ -16,7 +16,7 @@ from filelock import FileLock
 from tests.lammps.systems import begin, build, data_file, structures
 from tests.lammps.test_pair import check
 from uqforce import Calculator
-from uqforce.errors import DeployError, ExportError
+from uqforce.errors import ExportError, InputError
 from uqforce.exporting.export import export, load_exported
 from uqforce.model import Potential, sample_structure
 
@@ -78,9 +78,9 @@ def test_calculator(package, potential):
     np.testing.assert_allclose(forces, direct.get_property("forces", atoms), rtol=0, atol=1e-9)
     sigma = direct.get_property("forces_uncertainty", atoms)
     np.testing.assert_allclose(atoms.calc.results["forces_uncertainty"], sigma, rtol=0, atol=1e-9)
-    with pytest.raises(DeployError, match=r"AOTInductor package .* export the model to TorchScript"):
+    with pytest.raises(InputError, match=r"AOTInductor package .* export the model to TorchScript"):
         Calculator(package, nll_gradient="max")
-    with pytest.raises(DeployError, match="compiled for the cpu, not for cuda"):
+    with pytest.raises(InputError, match="compiled for the cpu, not for cuda"):
         load_exported(package, "cuda")
 
 

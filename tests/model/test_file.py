@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.model.systems import evaluate, make_potential, random_system
-from uqforce.model import NOISE, ModelFileError, load_model, save_model
+from uqforce.errors import ModelFileError
+from uqforce.model import NOISE, load_model, save_model
 from uqforce.model.file import FORMAT_VERSION
 
 

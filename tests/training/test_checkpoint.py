@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from uqforce.errors import CheckpointError
 from uqforce.training import checkpoint
-from uqforce.training.checkpoint import BACKUP, NAME, CheckpointError
+from uqforce.training.checkpoint import BACKUP, NAME
 
 STATE = {"model": {"weight": torch.arange(1000.0)}, "progress": {"epoch": 3}, "ema": None}
 

@@ -10,9 +10,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from uqforce.data import Dataset, collate, read_frames
+from uqforce.errors import ConfigError
 from uqforce.model import ModelConfig, Potential
 from uqforce.model.predict import predictions
-from uqforce.training import ConfigError, TrainConfig, train
+from uqforce.training import TrainConfig, train
 from uqforce.training.compiled import CompiledStep
 from uqforce.training.config_sections import LossConfig
 from uqforce.training.loss import measure_members

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from uqforce.errors import ConfigError
 from uqforce.model import load_model
-from uqforce.training import ConfigError, TrainConfig, train
+from uqforce.training import TrainConfig, train
 
 
 @pytest.fixture

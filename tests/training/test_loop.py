@@ -13,9 +13,10 @@ import torch
 
 from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
+from uqforce.errors import ConfigError
 from uqforce.model import Potential, load_model
 from uqforce.model.predict import predict
-from uqforce.training import ConfigError, TrainConfig, template, train
+from uqforce.training import TrainConfig, template, train
 from uqforce.training.config_sections import ScheduleConfig
 from uqforce.training.loop import Trainer, evaluating
 from uqforce.training.report import compare, errors_of

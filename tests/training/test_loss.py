@@ -5,9 +5,10 @@ import torch
 from e3nn.o3 import rand_matrix
 
 from uqforce.data import Batch
+from uqforce.errors import LossError
 from uqforce.model import Prediction
 from uqforce.training.config_sections import LossConfig
-from uqforce.training.loss import LossError, block_nll, gaussian_nll, measure, total_loss
+from uqforce.training.loss import block_nll, gaussian_nll, measure, total_loss
 
 SIZES = [3, 1, 4]
 

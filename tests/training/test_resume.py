@@ -7,7 +7,8 @@ import torch
 
 from tests.training.killed import metrics, run_killed
 from uqforce.cli import main
-from uqforce.training import CheckpointError, TrainConfig, TrainingError, checkpoint, train
+from uqforce.errors import CheckpointError, TrainingError
+from uqforce.training import TrainConfig, checkpoint, train
 
 # Each stops the process as `kill -9` does, at a moment of the second epoch.
 MOMENTS = {

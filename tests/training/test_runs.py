@@ -14,9 +14,10 @@ import torch
 
 from uqforce.cli import main
 from uqforce.data import Dataset
+from uqforce.errors import TrainingError
 from uqforce.model import Ensemble, load_model
 from uqforce.model.predict import predict, predictions
-from uqforce.training import TrainConfig, TrainingError, train
+from uqforce.training import TrainConfig, train
 from uqforce.training.loss import measure, measure_members
 from uqforce.training.runs import member_config
 

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 from tests.training.killed import metrics, run_killed
 from uqforce.data import Dataset, collate, read_frames
+from uqforce.errors import ConfigError, TrainingError
 from uqforce.model import Potential, load_model
 from uqforce.model.predict import predict
-from uqforce.training import ConfigError, TrainConfig, TrainingError, checkpoint, template, train
+from uqforce.training import TrainConfig, checkpoint, template, train
 from uqforce.training.chains import draws_of, joined_samples
 from uqforce.training.config_sections import SamplerConfig
 from uqforce.training.sampler import Sampler, SamplerSchedule

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.model.systems import make_potential
+from uqforce.errors import ConfigError
 from uqforce.model import load_model, sample_structure, save_model
 from uqforce.training import TrainConfig, train
-from uqforce.training.config_sections import ConfigError
 
 LIKELIHOOD = {"energy": {"kind": "likelihood"}, "forces": {"kind": "likelihood", "weight": 1.0}}
 

@@ -5,9 +5,10 @@ import re
 import pytest
 import yaml
 
+from uqforce.errors import ConfigError
 from uqforce.training import TrainConfig, template
 from uqforce.training.config import config_hash, fixed_fields
-from uqforce.training.config_sections import ConfigError, LossConfig, ModelSection
+from uqforce.training.config_sections import LossConfig, ModelSection
 from uqforce.training.methods import METHODS
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"r_max": 5.0}}

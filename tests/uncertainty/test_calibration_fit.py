@@ -11,13 +11,13 @@ from scipy.stats import norm
 from uqforce import ops
 from uqforce.cli import main
 from uqforce.data import Dataset, Frame
+from uqforce.errors import CalibrationError
 from uqforce.evaluation import metrics
 from uqforce.model import Ensemble, InferencePotential, inference_form, load_model, save_model
 from uqforce.model.calibration import Calibration, ratio
 from uqforce.uncertainty import calibration_fit
 from uqforce.uncertainty.calibration_fit import (
     ATOMS_PER_GROUP,
-    CalibrationError,
     fit_calibration,
     fit_map,
     fit_origin,

@@ -7,7 +7,8 @@ import torch
 
 from tests.model.systems import CUTOFF, TYPES, evaluate, make_potential, random_system
 from uqforce.data import Dataset, Frame
-from uqforce.uncertainty.gamma_fit import NoiseError, Residuals, block_gamma, fit_gamma, joint_gamma
+from uqforce.errors import NoiseError
+from uqforce.uncertainty.gamma_fit import Residuals, block_gamma, fit_gamma, joint_gamma
 
 DOUBLE = torch.float64
 

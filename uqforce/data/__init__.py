@@ -2,7 +2,7 @@
 
 from uqforce.data.batch import Batch, collate
 from uqforce.data.batch_order import batches
-from uqforce.data.frame import DataError, Frame, check_types, require_labels, type_names_of
+from uqforce.data.frame import Frame, check_types, require_labels, type_names_of
 from uqforce.data.read import Keys, frame_from_atoms, read_frames
 from uqforce.data.split import Split, check_leakage, find_duplicates, split_by_group, split_random
 from uqforce.data.statistics import (
@@ -18,7 +18,6 @@ from uqforce.data.units import Units
 __all__ = [
     "AtomicEnergies",
     "Batch",
-    "DataError",
     "Dataset",
     "Frame",
     "Keys",

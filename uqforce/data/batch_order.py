@@ -4,6 +4,8 @@ from collections.abc import Sized
 
 import numpy as np
 
+from uqforce.errors import InputError
+
 
 def batches(
     dataset: Sized,
@@ -26,11 +28,11 @@ def batches(
     A run killed after k steps resumes with `batches(...)[k:]`. The permutation comes from numpy's frozen
     `RandomState([seed, epoch])` and is the same under every version of numpy.
 
-    Raises ValueError for batch_size or world_size below 1, a rank outside the world, or a negative seed or
+    Raises InputError for batch_size or world_size below 1, a rank outside the world, or a negative seed or
     epoch.
     """
     if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
-        raise ValueError(
+        raise InputError(
             f"batch_size {batch_size} and world_size {world_size} must be positive and rank {rank} lie in "
             f"[0, {world_size})"
         )

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import chemical_symbols
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the frame, the value and the fix."""
+from uqforce.errors import DataError
 
 
 @dataclass(slots=True, eq=False)

@@ -9,9 +9,10 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from uqforce.data.frame import DataError, Frame, check_frame, require_labels
+from uqforce.data.frame import Frame, check_frame, require_labels
 from uqforce.data.structure_files import Raw, iterate, raw_from_atoms
 from uqforce.data.units import Units
+from uqforce.errors import DataError
 
 
 @dataclass(frozen=True)

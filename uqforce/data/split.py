@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uqforce.data.frame import DataError, Frame
+from uqforce.data.frame import Frame
+from uqforce.errors import DataError
 
 
 class Split(NamedTuple):

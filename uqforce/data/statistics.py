@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uqforce.data.frame import DataError, Frame, check_types, require_labels
+from uqforce.data.frame import Frame, check_types, require_labels
 from uqforce.data.read import DEFAULT_KEYS, DEFAULT_UNITS, Keys, read_frames
 from uqforce.data.store import Dataset
 from uqforce.data.units import Units
+from uqforce.errors import DataError
 
 # A lone atom in a periodic cell counts as isolated from this length of the lattice vectors on, in A.
 _ISOLATED = 8.0

@@ -21,7 +21,8 @@ import torch
 
 from uqforce import ops
 from uqforce.data.batch import Batch
-from uqforce.data.frame import DataError, Frame, check_types
+from uqforce.data.frame import Frame, check_types
+from uqforce.errors import DataError
 
 MAGIC = b"UQFDATA\0"
 FORMAT_VERSION = 1

@@ -22,7 +22,7 @@ from ase.io import iread
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.io.formats import get_compression, open_with_compression
 
-from uqforce.data.frame import DataError
+from uqforce.errors import DataError
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from uqforce.data.frame import DataError
+from uqforce.errors import DataError
 
 # eV and A. Ha and bohr are CODATA 2018, the stresses follow from 1 eV = 1.602176634e-19 J (exact since 2019),
 # kcal/mol is the value that came with the reference data.

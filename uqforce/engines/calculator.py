@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uqforce.engines.conventions import NAMES, isolated_energies
 from uqforce.engines.info import choose_device
-from uqforce.errors import DeployError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
+from uqforce.errors import InputError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.evaluation.structure_scores import StructureScores, structure_scores
 from uqforce.exporting.export import call, open_model
 from uqforce.model import Potential
@@ -56,7 +56,7 @@ class VerletList:
 
     def __init__(self, cutoff: float, skin: float):
         if not skin >= 0:
-            raise DeployError(f"skin must not be negative, got {skin} A")
+            raise InputError(f"skin must not be negative, got {skin} A")
         self.cutoff, self.skin = cutoff, skin
         self.rebuilds = 0
         self._positions: Tensor | None = None
@@ -110,7 +110,7 @@ class Calculator(BaseCalculator):
             the structure; a force along it drives dynamics to what the model does not know.
 
     Raises on use:
-        DeployError: no atoms, an element the model does not know, positions or a cell that make no sense.
+        InputError: no atoms, an element the model does not know, positions or a cell that make no sense.
         NotFiniteError: the model returned an energy or a force that is not finite.
     """
 
@@ -129,9 +129,9 @@ class Calculator(BaseCalculator):
     ):
         super().__init__()
         if on_exceeded not in ("warn", "raise"):
-            raise DeployError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
+            raise InputError(f"on_exceeded must be 'warn' or 'raise', got {on_exceeded!r}")
         if names not in NAMES:
-            raise DeployError(f"names must be one of {', '.join(NAMES)}, got {names!r}")
+            raise InputError(f"names must be one of {', '.join(NAMES)}, got {names!r}")
         self.names = names
         self.device = choose_device(device)
         self.module, self.metadata = open_model(model, self.device)
@@ -161,14 +161,14 @@ class Calculator(BaseCalculator):
         self._types = {symbol: index for index, symbol in enumerate(self.metadata["type_names"])}
 
     def check_nll_gradient(self, reduction: str) -> None:
-        """Raises a `DeployError` where the model cannot give it."""
+        """Raises a `InputError` where the model cannot give it."""
         if reduction not in StructureScores._fields:
             kinds = ", ".join(StructureScores._fields)
-            raise DeployError(f"nll_gradient must be one of {kinds}, got {reduction!r}")
+            raise InputError(f"nll_gradient must be one of {kinds}, got {reduction!r}")
         if "nll" not in self.uncertainties:
-            raise DeployError("nll_gradient: the model carries no nll; `uqforce fit` adds it to a model")
+            raise InputError("nll_gradient: the model carries no nll; `uqforce fit` adds it to a model")
         if not hasattr(self.module, "nll_gradient"):
-            raise DeployError(
+            raise InputError(
                 "nll_gradient: this file is an AOTInductor package or was written by an older uqforce, which "
                 "lack it: export the model to TorchScript"
             )
@@ -177,10 +177,10 @@ class Calculator(BaseCalculator):
         """`limit` itself, or the one stored in the model by that name (nll: "q0.99", ..., "max").
 
         Raises:
-            DeployError: the model does not carry the quantity, or stores no such threshold.
+            InputError: the model does not carry the quantity, or stores no such threshold.
         """
         if quantity not in self.uncertainties:
-            raise DeployError(
+            raise InputError(
                 f"a threshold on {quantity} was given, but the model does not carry it (it carries "
                 f"{', '.join(self.uncertainties) or 'no uncertainty'}); `uqforce fit` adds nll to a model"
             )
@@ -189,7 +189,7 @@ class Calculator(BaseCalculator):
         stored = self.metadata["thresholds"].get(quantity, {})
         if limit not in stored:
             names = ", ".join(stored) or "none"
-            raise DeployError(
+            raise InputError(
                 f"threshold {limit!r} on {quantity} is not stored in the model (it stores {names})"
             )
         return float(stored[limit])
@@ -198,12 +198,12 @@ class Calculator(BaseCalculator):
         """Types [N] of the atoms.
 
         Raises:
-            DeployError: an element that the model was not trained on.
+            InputError: an element that the model was not trained on.
         """
         symbols = atoms.get_chemical_symbols()
         unknown = sorted(set(symbols) - set(self._types))
         if unknown:
-            raise DeployError(
+            raise InputError(
                 f"the model does not know {', '.join(unknown)} (in {atoms.get_chemical_formula()}): "
                 f"it was made for {', '.join(self._types)}"
             )
@@ -215,7 +215,7 @@ class Calculator(BaseCalculator):
 
     def calculate(self, atoms: Atoms, properties=None, system_changes=all_changes) -> None:
         if len(atoms) == 0:
-            raise DeployError("the structure has no atoms")
+            raise InputError("the structure has no atoms")
         types = self.atom_types(atoms)
         positions = torch.tensor(atoms.positions, device=self.device)
         cell = torch.tensor(atoms.cell.array, device=self.device).unsqueeze(0)
@@ -223,7 +223,7 @@ class Calculator(BaseCalculator):
         try:
             edge_vec, edge_index = self.neighbors.edges(positions, cell, pbc)
         except ValueError as error:
-            raise DeployError(f"{atoms.get_chemical_formula()}: {error}") from error
+            raise InputError(f"{atoms.get_chemical_formula()}: {error}") from error
         out = call(self.module, edge_vec, edge_index, types, torch.zeros_like(types), 1, self.nll_gradient)
 
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):

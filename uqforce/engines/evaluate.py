@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from uqforce.data import DataError, Frame, Keys, Units, check_types, read_frames
+from uqforce.data import Frame, Keys, Units, check_types, read_frames
 from uqforce.engines.info import choose_device
+from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.tables import table
 from uqforce.exporting.export import call, open_model

@@ -11,7 +11,7 @@ import torch
 
 from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
-from uqforce.errors import DeployError
+from uqforce.errors import InputError
 
 
 def choose_device(device: str) -> torch.device:
@@ -20,7 +20,7 @@ def choose_device(device: str) -> torch.device:
     Says on stderr, once per device, which kernels will run.
 
     Raises:
-        DeployError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
+        InputError: CUDA was asked for by name and is not there, or the build has no CUDA kernels.
     """
     available, lacking = torch.cuda.is_available(), without_cuda()
     if device == "auto":
@@ -31,15 +31,18 @@ def choose_device(device: str) -> torch.device:
                 stacklevel=3,
             )
         device = "cuda" if available and not lacking else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
     if chosen.type == "cuda" and not available:
-        raise DeployError(
+        raise InputError(
             f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device"
         )
     if chosen.type == "cuda" and lacking:
-        raise DeployError(f"device {device!r} was asked for, but uqforce {lacking}: use 'cpu'")
+        raise InputError(f"device {device!r} was asked for, but uqforce {lacking}: use 'cpu'")
     if chosen.type not in ("cpu", "cuda"):
-        raise DeployError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+        raise InputError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
     _announce(chosen)
     return chosen
 

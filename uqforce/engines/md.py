@@ -20,7 +20,7 @@ from tqdm import tqdm
 from uqforce.engines.arguments import EXIT_HALTED, EXIT_NOT_FINITE, WATCHED
 from uqforce.engines.calculator import Calculator, exceeded
 from uqforce.engines.records import Records, frame_with_results, read_restart, structure
-from uqforce.errors import DeployError, NotFiniteError
+from uqforce.errors import InputError, NotFiniteError
 
 PS = 1000 * units.fs
 FIXED = ("ensemble", "timestep", "seed")
@@ -46,15 +46,15 @@ class Settings:
 
     def __post_init__(self):
         if self.ensemble not in ("nve", "langevin", "npt"):
-            raise DeployError(f"ensemble must be nve, langevin or npt, got {self.ensemble!r}")
+            raise InputError(f"ensemble must be nve, langevin or npt, got {self.ensemble!r}")
         if self.temperature_end is not None and self.ensemble == "nve":
-            raise DeployError("a temperature ramp needs a thermostat: choose langevin or npt, not nve")
+            raise InputError("a temperature ramp needs a thermostat: choose langevin or npt, not nve")
         for name in ("temperature", "temperature_end"):
             if not (getattr(self, name) or 0) >= 0:
-                raise DeployError(f"{name} must not be negative, got {getattr(self, name)} K")
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)} K")
         for name in ("timestep", "friction", "barostat_time", "every"):
             if not getattr(self, name) > 0:
-                raise DeployError(f"{name} must be positive, got {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if self.ramp_steps is None:
             self.ramp_steps = self.steps
 
@@ -75,7 +75,7 @@ def make_dynamics(atoms: Atoms, settings: Settings) -> MolecularDynamics:
     """The integrator of `settings.ensemble`, from ASE.
 
     Raises:
-        DeployError: npt for a structure that is not periodic in three directions.
+        InputError: npt for a structure that is not periodic in three directions.
     """
     timestep = settings.timestep * units.fs
     if settings.ensemble == "nve":
@@ -83,7 +83,7 @@ def make_dynamics(atoms: Atoms, settings: Settings) -> MolecularDynamics:
     barostat: dict[str, Any] = {}
     if settings.ensemble == "npt":
         if not atoms.pbc.all():
-            raise DeployError(
+            raise InputError(
                 f"npt needs a structure periodic in three directions, got pbc {atoms.pbc.tolist()}"
             )
         barostat = {
@@ -130,7 +130,7 @@ def run_md(
     collected.extxyz, for labelling.
 
     Raises:
-        DeployError: options that make no sense, a folder in use, a restart of another run.
+        InputError: options that make no sense, a folder in use, a restart of another run.
         FileNotFoundError: a restart without a run to continue.
     """
     folder, model = Path(folder), calculator.metadata["weights_sha256"]
@@ -138,26 +138,26 @@ def run_md(
     if restart:
         atoms, state, barostat = read_restart(folder / "restart.npz")
         if state["model"] != model:
-            raise DeployError(
+            raise InputError(
                 f"the run in {folder} was made with another model: {state['model'][:12]}, not {model[:12]}"
             )
         for name in FIXED:
             before = state["settings"][name]
             if options.get(name, before) != before:
-                raise DeployError(f"the run in {folder} has {name} {before}: start a new one to change that")
+                raise InputError(f"the run in {folder} has {name} {before}: start a new one to change that")
         options = state["settings"] | options
     elif (folder / "restart.npz").exists():
-        raise DeployError(
+        raise InputError(
             f"{folder} holds a run: continue it (`uqforce md MODEL {folder}`) or choose another folder"
         )
     settings = Settings(**options)
     for quantity in settings.halt | settings.collect:
         calculator.threshold(quantity, 0.0)  # refuses what the model does not carry
     if atoms is None:
-        raise DeployError("there is no structure to start from")
+        raise InputError("there is no structure to start from")
     if atoms.constraints:
         kind = type(atoms.constraints[0]).__name__
-        raise DeployError(f"the structure has constraints ({kind}), which are not supported: remove them")
+        raise InputError(f"the structure has constraints ({kind}), which are not supported: remove them")
     atoms = Atoms(**structure(atoms))  # without labels, which would appear in every frame
     atoms.calc = calculator
     atoms.get_potential_energy()  # what is wrong with the structure shows here
@@ -246,11 +246,11 @@ def run(args: argparse.Namespace) -> int:
             options[action] = {key: calculator.threshold(key, value) for key, value in limits.items()}
     if Path(args.start).is_dir():
         if given.get("output", args.start) != args.start:
-            raise DeployError(f"the run in {args.start} is continued there: leave out -o {args.output}")
+            raise InputError(f"the run in {args.start} is continued there: leave out -o {args.output}")
         outcome = run_md(calculator, args.start, restart=True, **options)
     elif "output" in given:
         outcome = run_md(calculator, args.output, ase.io.read(args.start), **options)
     else:
-        raise DeployError("a new run needs a folder: give -o FOLDER")
+        raise InputError("a new run needs a folder: give -o FOLDER")
     print(outcome.sentence)
     return outcome.exit_code

@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
 from tqdm import tqdm
 
-from uqforce.errors import DeployError
+from uqforce.errors import InputError
 
 APPENDED = ("trajectory.extxyz", "log.csv", "collected.extxyz")
 BAROSTAT_KEYS = ("p_eps", "force_eps")
@@ -147,7 +147,7 @@ def read_restart(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarra
 
     Raises:
         FileNotFoundError: there is no restart file.
-        DeployError: it is damaged.
+        InputError: it is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: there is no run to continue")
@@ -158,7 +158,5 @@ def read_restart(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarra
         barostat = {name: arrays.pop(name) for name in BAROSTAT_KEYS if name in arrays}
         atoms = Atoms(**arrays)
     except Exception as error:
-        raise DeployError(
-            f"{path} is damaged ({error}): start anew from a frame of the trajectory"
-        ) from error
+        raise InputError(f"{path} is damaged ({error}): start anew from a frame of the trajectory") from error
     return atoms, state, barostat

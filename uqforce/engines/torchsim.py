@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uqforce.engines.calculator import PLAIN
 from uqforce.engines.info import choose_device
-from uqforce.errors import DeployError, NotFiniteError
+from uqforce.errors import InputError, InstallationError, NotFiniteError
 from uqforce.evaluation.structure_scores import structure_scores
 from uqforce.exporting.export import call, open_model
 from uqforce.model import Ensemble, Potential
@@ -22,7 +22,9 @@ try:
     from torch_sim import SimState
     from torch_sim.models.interface import ModelInterface
 except ImportError as error:
-    raise ImportError("uqforce.engines.torchsim needs torch-sim: pip install 'uqforce[torchsim]'") from error
+    raise InstallationError(
+        "uqforce.engines.torchsim needs torch-sim: pip install 'uqforce[torchsim]'"
+    ) from error
 
 
 class TorchSimModel(ModelInterface):
@@ -44,7 +46,7 @@ class TorchSimModel(ModelInterface):
             and hence no density, need "n_atoms".
 
     Raises on use:
-        DeployError: a state of another device or dtype, an element the model does not know, positions, a
+        InputError: a state of another device or dtype, an element the model does not know, positions, a
             cell or pbc that make no sense.
         NotFiniteError: the model returned an energy or a force that is not finite.
     """
@@ -58,7 +60,7 @@ class TorchSimModel(ModelInterface):
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
-            raise DeployError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+            raise InputError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
         self._device = torch.empty(0, device=choose_device(device)).device  # with its index
         self._dtype = dtype
         self._compute_forces = self._compute_stress = True
@@ -73,7 +75,7 @@ class TorchSimModel(ModelInterface):
     def forward(self, state: SimState) -> dict[str, Tensor]:
         """What the model says of the systems of `state`; see the class."""
         if state.device != self._device or state.dtype != self._dtype:
-            raise DeployError(
+            raise InputError(
                 f"the state is {state.dtype} on {state.device}, the model was made for {self._dtype} on "
                 f"{self._device}: convert it with state.to(model.device, model.dtype)"
             )
@@ -83,7 +85,7 @@ class TorchSimModel(ModelInterface):
         try:
             edges = neighbor_list(positions, cell, pbc, self.metadata["cutoff"], batch)
         except ValueError as error:
-            raise DeployError(str(error)) from error
+            raise InputError(str(error)) from error
         out = call(self.module, edges.edge_vec, edges.edge_index, types, batch, size)
         if not (out["energy"].isfinite().all() and out["forces"].isfinite().all()):
             raise not_finite(out, batch, edges)
@@ -109,7 +111,7 @@ class TorchSimModel(ModelInterface):
         """
         pbc = torch.as_tensor(state.pbc, dtype=torch.bool, device=self._device)
         if pbc.shape not in ((), (3,)):
-            raise DeployError(f"pbc must be one bool or three for all systems, got shape {list(pbc.shape)}")
+            raise InputError(f"pbc must be one bool or three for all systems, got shape {list(pbc.shape)}")
         cell = state.row_vector_cell.detach().clone(memory_format=torch.contiguous_format)
         numbers = state.atomic_numbers.to(torch.int64, copy=True)
         atoms = torch.bincount(state.system_idx, minlength=len(cell))
@@ -119,7 +121,7 @@ class TorchSimModel(ModelInterface):
         """Types [N] of the atoms.
 
         Raises:
-            DeployError: an element that the model was not trained on.
+            InputError: an element that the model was not trained on.
         """
         known = (numbers >= 0) & (numbers < len(self._types))
         types = torch.where(known, self._types[torch.where(known, numbers, 0)], -1)
@@ -127,7 +129,7 @@ class TorchSimModel(ModelInterface):
             first = int((types < 0).nonzero()[0])
             number, names = int(numbers[first]), ", ".join(self.metadata["type_names"])
             symbol = chemical_symbols[number] if known[first] else f"atomic number {number}"
-            raise DeployError(
+            raise InputError(
                 f"the model does not know {symbol} (atom {first}, of system {int(batch[first])}): "
                 f"it was made for {names}"
             )
@@ -140,7 +142,7 @@ class TorchSimModel(ModelInterface):
         other, so beside the whole batch the system reported last and the one after it are looked at.
 
         Raises:
-            DeployError: the model does not carry the quantity.
+            InputError: the model does not carry the quantity.
         """
         inputs = self.inputs(state)
         if self._last is not None:
@@ -164,7 +166,7 @@ def reported(*names: str) -> dict[str, Callable[[SimState, TorchSimModel], Tenso
 
 def carried(results: dict[str, Tensor], name: str) -> Tensor:
     if name not in results:
-        raise DeployError(f"the model does not carry {name} (it carries {', '.join(results)})")
+        raise InputError(f"the model does not carry {name} (it carries {', '.join(results)})")
     return results[name]
 
 

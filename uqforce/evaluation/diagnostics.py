@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from uqforce.errors import InputError
+
 
 def r_hat(draws: Tensor, ranked: bool = True) -> Tensor:
     """Potential scale reduction of split chains; 1 where they agree, above 1.05 or so where they do not.
@@ -20,7 +22,7 @@ def r_hat(draws: Tensor, ranked: bool = True) -> Tensor:
     Bayesian Anal. 16, 667 (2021)). NaN where a quantity does not vary.
 
     Raises:
-        ValueError: fewer than 4 draws per chain.
+        InputError: fewer than 4 draws per chain.
     """
     halves = _split(_checked(draws))
     if not ranked:
@@ -39,7 +41,7 @@ def effective_sample_size(draws: Tensor) -> Tensor:
     C S log10(C S), which anticorrelated draws may reach. NaN where a quantity does not vary.
 
     Raises:
-        ValueError: fewer than 4 draws per chain.
+        InputError: fewer than 4 draws per chain.
     """
     halves = _split(_checked(draws))
     chains, n = halves.shape[:2]
@@ -59,7 +61,7 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 
 def _checked(draws: Tensor) -> Tensor:
     if draws.dim() not in (2, 3) or draws.shape[1] < 4:
-        raise ValueError(
+        raise InputError(
             f"draws must be [chains, draws] or [chains, draws, quantities] with 4 draws or more, "
             f"got {list(draws.shape)}"
         )

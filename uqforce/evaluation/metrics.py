@@ -5,7 +5,7 @@ unit (energy in eV, force component in eV/A) and has calibration and proper scor
 mixture's `nll`, only ranks: it is compared with an error by Spearman, AUROC, AUPRC and sparsification.
 
 All functions take one-dimensional arrays (anything `numpy.asarray` takes) and return plain floats. They raise
-`ValueError` for lengths that differ, values that are not finite, standard deviations that are not positive.
+`InputError` for lengths that differ, values that are not finite, standard deviations that are not positive.
 The value that a calibrated model has is in the docstrings; where there is none (ENCE, Spearman), compare with
 simulated residuals `std * normal` and give `bootstrap` intervals over structures.
 
@@ -20,6 +20,8 @@ import numpy as np
 from scipy.stats import norm, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from uqforce.errors import InputError
+
 ATOM_ERROR_CUTOFFS = (0.1, 0.2)  # eV/A: an atom whose RMS force error is above counts as badly predicted
 
 
@@ -28,15 +30,15 @@ def _vectors(**arrays) -> list[np.ndarray]:
     vectors = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     shapes = {name: vector.shape for name, vector in vectors.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"need one-dimensional arrays of one length, got shapes {shapes}")
+        raise InputError(f"need one-dimensional arrays of one length, got shapes {shapes}")
     for name, vector in vectors.items():
         if vector.size == 0:
-            raise ValueError(f"{name} is empty")
+            raise InputError(f"{name} is empty")
         if not np.isfinite(vector).all():
             bad = np.count_nonzero(~np.isfinite(vector))
-            raise ValueError(f"{name} has {bad} values that are not finite, of {vector.size}")
+            raise InputError(f"{name} has {bad} values that are not finite, of {vector.size}")
         if name == "std" and (vector <= 0).any():
-            raise ValueError(f"std must be positive, its smallest value is {vector.min():g}")
+            raise InputError(f"std must be positive, its smallest value is {vector.min():g}")
     return list(vectors.values())
 
 
@@ -44,7 +46,7 @@ def atom_force_error(predicted, reference) -> np.ndarray:
     """Per-atom RMS of the force error, [N,3], [N,3] -> [N] eV/A: sqrt(|dF_i|^2 / 3) (Zhu et al., Eq. 2)."""
     difference = np.asarray(predicted, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     if difference.ndim != 2 or difference.shape[1] != 3:
-        raise ValueError(f"forces must be [N, 3], got {difference.shape}")
+        raise InputError(f"forces must be [N, 3], got {difference.shape}")
     return np.sqrt(np.mean(difference**2, axis=1))
 
 
@@ -80,7 +82,7 @@ def relative_log_likelihood(residual, std, floor: float = 1e-3) -> float:
     residual, std = _vectors(residual=residual, std=std)
     rmse = np.sqrt(np.mean(residual**2))
     if rmse == 0:
-        raise ValueError("all residuals are zero: the relative log-likelihood is undefined")
+        raise InputError("all residuals are zero: the relative log-likelihood is undefined")
     constant = gaussian_nll(residual, np.full_like(std, rmse))
     oracle = gaussian_nll(residual, np.maximum(np.abs(residual), floor * rmse))
     return (gaussian_nll(residual, std) - constant) / (oracle - constant)
@@ -100,7 +102,7 @@ def reliability(residual, std, bins: int = 15) -> Reliability:
     """The RMV-RMSE diagram; a calibrated model lies on the diagonal."""
     residual, std = _vectors(residual=residual, std=std)
     if not 1 <= bins <= len(std):
-        raise ValueError(f"bins must be between 1 and the number of residuals {len(std)}, got {bins}")
+        raise InputError(f"bins must be between 1 and the number of residuals {len(std)}, got {bins}")
     groups = np.array_split(np.argsort(std, kind="stable"), bins)
     mean_square = [(np.mean(std[g] ** 2), np.mean(residual[g] ** 2)) for g in groups]
     return Reliability(*np.sqrt(np.transpose(mean_square)))
@@ -185,7 +187,7 @@ def nece(residual, std, width: float | None = None) -> float:
     residual, std = _vectors(residual=residual, std=std)
     width = 0.1 * float(np.sqrt(np.mean(residual**2))) if width is None else width
     if not width > 0:
-        raise ValueError(f"the bins' width must be positive, got {width}")
+        raise InputError(f"the bins' width must be positive, got {width}")
     bins, counts = np.unique(np.floor(residual / width), return_counts=True)
     observed = counts / len(residual)
     promised = [np.mean(norm.cdf((b + 1) * width / std) - norm.cdf(b * width / std)) for b in bins]
@@ -204,7 +206,7 @@ def miscalibration_area(residual, std) -> float:
 
 def _level(level: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+        raise InputError(f"level must be between 0 and 1, got {level}")
     return level
 
 
@@ -267,7 +269,7 @@ def retention_curve(score, error, metric: str = "rmse") -> np.ndarray:
     """
     score, error = _vectors(score=score, error=error)
     if metric not in ("rmse", "mae"):
-        raise ValueError(f"metric must be 'rmse' or 'mae', got {metric!r}")
+        raise InputError(f"metric must be 'rmse' or 'mae', got {metric!r}")
     sorted_error = np.abs(error[np.argsort(score, kind="stable")])
     kept = np.arange(1, len(error) + 1)
     if metric == "mae":
@@ -323,7 +325,7 @@ def bootstrap(
     """
     arrays = [np.asarray(array) for array in arrays]
     if any(len(array) != len(structure) for array in arrays):
-        raise ValueError(
+        raise InputError(
             f"arrays of length {[len(a) for a in arrays]} for {len(structure)} structure indices"
         )
     values = [

@@ -5,6 +5,8 @@ import functools
 import numpy as np
 from scipy.special import ndtr
 
+from uqforce.errors import InputError
+
 POLAR, AZIMUTHS = 8, 16  # directions of a half sphere over which the energy score is averaged
 ROWS = 4096  # atoms at once: the scores need POLAR * AZIMUTHS numbers of each
 
@@ -12,16 +14,16 @@ ROWS = 4096  # atoms at once: the scores need POLAR * AZIMUTHS numbers of each
 def _checked(residual, covariance) -> tuple[np.ndarray, np.ndarray]:
     residual, covariance = (np.asarray(array, dtype=np.float64) for array in (residual, covariance))
     if residual.ndim != 2 or residual.shape[1:] != (3,) or covariance.shape != (len(residual), 3, 3):
-        raise ValueError(
+        raise InputError(
             f"need residuals [N,3] and covariances [N,3,3], got {residual.shape} and {covariance.shape}"
         )
     if not len(residual):
-        raise ValueError("residual is empty")
+        raise InputError("residual is empty")
     if not (np.isfinite(residual).all() and np.isfinite(covariance).all()):
-        raise ValueError("residuals and covariances must be finite")
+        raise InputError("residuals and covariances must be finite")
     smallest = np.linalg.eigvalsh(covariance).min()
     if not smallest > 0:
-        raise ValueError(f"covariances must be positive definite, the smallest eigenvalue is {smallest:g}")
+        raise InputError(f"covariances must be positive definite, the smallest eigenvalue is {smallest:g}")
     return residual, covariance
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uqforce.model import InferencePotential, ModelFileError, sample_structure
+from uqforce.errors import InputError, ModelFileError
+from uqforce.model import InferencePotential, sample_structure
 
 # Our kernels have the threads; between them a loop over atoms is short, and one thread adds in one order.
 OPTIONS = {"aot_inductor.package": True, "cpp.threads": 1}
@@ -133,7 +134,7 @@ class CompiledPotential(nn.Module):
             if tensor.dtype != torch.int64:
                 raise TypeError(f"{name} is {tensor.dtype}, expected torch.int64")
         if edge_vec.shape != (edge_index.shape[-1], 3) or batch.shape != atom_types.shape:
-            raise ValueError(
+            raise InputError(
                 f"edge_vec {list(edge_vec.shape)} and edge_index {list(edge_index.shape)}, or atom_types "
                 f"{list(atom_types.shape)} and batch {list(batch.shape)} do not belong together"
             )

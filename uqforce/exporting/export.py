@@ -16,10 +16,10 @@ from torch import Tensor
 
 from uqforce._library import LIBRARY_PATH
 from uqforce._version import __version__
-from uqforce.errors import DeployError, ExportError
+from uqforce.errors import ExportError, InputError, ModelFileError
 from uqforce.exporting.aoti import CompiledPotential, compile_package
 from uqforce.exporting.exported_potential import FORMAT_VERSION, ExportedPotential, metadata
-from uqforce.model import Ensemble, ModelFileError, Potential, load_model, sample_structure
+from uqforce.model import Ensemble, Potential, load_model, sample_structure
 
 # Absolute for energies, otherwise relative to the largest value where that exceeds 1. TorchScript's optimised
 # code has its own derivative formulas: its float32 gradients differ from eager ones by rounding, as either
@@ -58,7 +58,7 @@ def export(
 
     Raises:
         ExportError: the fresh process failed or gave other numbers; nothing is left behind.
-        ValueError: no table is as exact as `tabulation`.
+        ModelError: no table is as exact as `tabulation`.
     """
     path = Path(path)
     if compiled and (tabulation == 0 or path.suffix != ".pt2"):
@@ -201,12 +201,12 @@ def load_exported(
 
     Raises:
         FileNotFoundError, ModelFileError: see `read_metadata` and `CompiledPotential`.
-        DeployError: an AOTInductor package is asked for on another device than the one it was compiled for.
+        InputError: an AOTInductor package is asked for on another device than the one it was compiled for.
     """
     description = read_metadata(path)
     if "methods" in description:
         if torch.device(device).type != "cpu":
-            raise DeployError(f"{path} was compiled for the cpu, not for {device}: use device='cpu'")
+            raise InputError(f"{path} was compiled for the cpu, not for {device}: use device='cpu'")
         return CompiledPotential(path, description), description
     try:
         with warnings.catch_warnings():

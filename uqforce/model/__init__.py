@@ -3,7 +3,7 @@
 from uqforce.model.config import NOISE, PRESETS, ModelConfig
 from uqforce.model.dropout import dropout_heads
 from uqforce.model.ensemble import Ensemble, InferenceEnsemble, first_member, inference_form
-from uqforce.model.file import ModelFileError, load_model, save_model
+from uqforce.model.file import load_model, save_model
 from uqforce.model.inference import InferencePotential
 from uqforce.model.mixture import Mixture
 from uqforce.model.network import Network
@@ -19,7 +19,6 @@ __all__ = [
     "InferencePotential",
     "Mixture",
     "ModelConfig",
-    "ModelFileError",
     "Network",
     "Potential",
     "Prediction",

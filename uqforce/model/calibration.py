@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from uqforce.errors import ModelError
 from uqforce.model.prediction import DomainPrediction, Prediction, sum_by_structure
 
 MAPS = ("energy", "forces", "error", "origin")
@@ -40,11 +41,11 @@ class Calibration(nn.Module):
         """Keep these maps, [2,K], and `origin`, []; those not given are forgotten.
 
         Raises:
-            ValueError: an unknown name or shape, knots or values that do not ascend or are not positive.
+            ModelError: an unknown name or shape, knots or values that do not ascend or are not positive.
         """
         unknown = set(maps) - set(MAPS)
         if unknown:
-            raise ValueError(f"no such map: {', '.join(sorted(unknown))}")
+            raise ModelError(f"no such map: {', '.join(sorted(unknown))}")
         for name, value in maps.items():
             value = value.detach().to(dtype=torch.float64, copy=True)
             if name == "origin":
@@ -54,7 +55,7 @@ class Calibration(nn.Module):
                 good = good and bool((value > 0).all() and value.isfinite().all())
                 good = good and bool((value[0].diff() > 0).all() and (value[1].diff() >= 0).all())
             if not good:
-                raise ValueError(f"calibration map {name} must be positive and ascending [2,K], got {value}")
+                raise ModelError(f"calibration map {name} must be positive and ascending [2,K], got {value}")
             maps[name] = value
         for name in MAPS:
             setattr(self, name, maps.get(name))

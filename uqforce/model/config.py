@@ -5,6 +5,8 @@ from typing import Literal
 from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from uqforce.errors import ConfigError
+
 PRESETS: dict[str, dict] = {
     "S": {"num_layers": 2, "l_max": 1, "num_features": [128, 64]},
     "M": {"num_layers": 4, "l_max": 2, "num_features": [128, 64, 32]},
@@ -99,7 +101,7 @@ class ModelConfig(BaseModel):
     def from_preset(cls, preset: str, **fields) -> "ModelConfig":
         """A configuration of NequIP's size `S`, `M`, `L` or `XL`; `fields` override the preset's."""
         if preset.upper() not in PRESETS:
-            raise ValueError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
+            raise ConfigError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
         return cls(**{**_PRESET_COMMON, **PRESETS[preset.upper()], **fields})
 
     @field_validator("num_features", mode="before")

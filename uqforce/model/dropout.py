@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from uqforce.errors import ModelError
 from uqforce.model.noise.terms import Head
 from uqforce.model.potential import Potential
 
@@ -21,11 +22,11 @@ def dropout_heads(potential: Potential, samples: int, seed: int = 0) -> Potentia
     one smooth, size-consistent potential, and all share one pass through the network.
 
     Raises:
-        ValueError: the model has no dropout, or fewer than two samples are asked for.
+        ModelError: the model has no dropout, or fewer than two samples are asked for.
     """
     config, dropout = potential.config, potential.config.dropout
     if dropout == 0.0 or samples < 2:
-        raise ValueError(
+        raise ModelError(
             f"{samples} samples of a model with dropout {dropout}: take two or more, of one with dropout"
         )
     d = potential.network.num_last_features

@@ -7,6 +7,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor, nn
 
+from uqforce.errors import ModelError
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
 from uqforce.model.form import DomainForm, Form
@@ -60,7 +61,7 @@ class Ensemble(Members):
         card: what is known of the ensemble; plain JSON values. The members keep theirs.
 
     Raises:
-        ValueError: one member, or members that do not belong together; the message names the field.
+        ModelError: one member, or members that do not belong together; the message names the field.
 
     Source: Lakshminarayanan, Pritzel, Blundell, arXiv:1612.01474.
     """
@@ -68,13 +69,13 @@ class Ensemble(Members):
     def __init__(self, members: Sequence[Potential], ddof: int = 0) -> None:
         super().__init__()
         if len(members) < 2 or ddof not in (0, 1):
-            raise ValueError(
+            raise ModelError(
                 f"an ensemble of {len(members)} with ddof {ddof}: give at least two members, and ddof 0 or 1"
             )
         for field in SHARED:
             values = [getattr(member.config, field) for member in members]
             if any(value != values[0] for value in values):
-                raise ValueError(
+                raise ModelError(
                     f"members differ in {field}, {values}: they must agree in {', '.join(SHARED)}"
                 )
         self.members = nn.ModuleList(members)

@@ -11,15 +11,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from uqforce._version import __version__
+from uqforce.errors import ModelFileError
 from uqforce.model.config import NOISE, ModelConfig
 from uqforce.model.ensemble import Ensemble
 from uqforce.model.potential import Potential
 
 FORMAT_VERSION = 5  # 2 has projected mixtures, 3 noise, 4 members, 5 calibration, rigidity, mixtures per type
-
-
-class ModelFileError(ValueError):
-    """A file that is not a model this uqforce can read."""
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

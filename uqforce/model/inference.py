@@ -11,6 +11,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor, nn
 
+from uqforce.errors import ModelError
 from uqforce.model.embedding import EdgeEmbedding
 from uqforce.model.form import DomainForm
 from uqforce.model.inference_layers import InferenceInteraction, padded
@@ -42,7 +43,7 @@ def radial_table_to(
     """Table of a layer's radial network with an error of at most `tolerance`, its intervals and error.
 
     Raises:
-        ValueError: `INTERVALS[-1]` intervals are too few.
+        ModelError: `INTERVALS[-1]` intervals are too few.
     """
     enough = 0.0
     for intervals in INTERVALS:
@@ -53,7 +54,7 @@ def radial_table_to(
             return table, intervals, error
         if intervals >= 64:  # from here on the error falls with the sixth power
             enough = min(0.9 * intervals * (error / tolerance) ** (1 / 6), INTERVALS[-1])
-    raise ValueError(
+    raise ModelError(
         f"{name}: {intervals} intervals leave an error of {error:.1e} in the tabulated weights, above "
         f"{tolerance:.1e}: allow a larger tolerance"
     )
@@ -76,7 +77,7 @@ class InferencePotential(DomainForm):
             energy or force component over the root mean square.
 
     Raises:
-        ValueError: no table of up to `INTERVALS[-1]` intervals reaches the tolerance.
+        ModelError: no table of up to `INTERVALS[-1]` intervals reaches the tolerance.
     """
 
     def __init__(self, potential: Potential, tolerance: float | None = None) -> None:

@@ -8,6 +8,7 @@ import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
+from uqforce.errors import ModelError
 from uqforce.ops import BlockSpec
 
 
@@ -124,7 +125,7 @@ class IrrepsLinear(nn.Module):
         super().__init__()
         spec = BlockSpec(irreps_in, irreps_out)
         if not spec.covers_out:
-            raise ValueError(f"irreps {irreps_out} of the output do not all occur in the input {irreps_in}")
+            raise ModelError(f"irreps {irreps_out} of the output do not all occur in the input {irreps_in}")
         self.spec = spec.flat
         self.weight = nn.Parameter(torch.randn(spec.weight_numel, dtype=dtype))
 

@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from uqforce.errors import ModelError
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
 from uqforce.model.form import Form
@@ -58,7 +59,7 @@ class Potential(Form):
         `counts` [T] gives each type its own mixture, of that many of the M components, in order.
 
         Raises:
-            ValueError: the shapes do not fit the model's features.
+            ModelError: the shapes do not fit the model's features.
         """
         d = self.network.num_last_features
         m, k = means.shape[0], d if projection is None else projection.shape[-1]
@@ -68,10 +69,10 @@ class Potential(Form):
             wanted.append((d, k))
             found.append(tuple(projection.shape))
         if found != wanted:
-            raise ValueError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
+            raise ModelError(f"mixture of shapes {found} does not fit {d} features: wanted {wanted}")
         types = len(self.config.type_names)
         if counts is not None and (counts.shape != (types,) or counts.sum() != m or counts.min() < 1):
-            raise ValueError(
+            raise ModelError(
                 f"mixture counts {counts.tolist()} must give each of {types} types some of {m} components"
             )
         self.mixture.store(

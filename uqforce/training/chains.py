@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from uqforce.data import Dataset, batches, collate
+from uqforce.errors import TrainingError
 from uqforce.evaluation.diagnostics import effective_sample_size, r_hat
 from uqforce.model import Ensemble, load_model
 from uqforce.model.predict import predict
 from uqforce.training.config import TrainConfig
-from uqforce.training.loop import TrainingError, evaluating
+from uqforce.training.loop import evaluating
 from uqforce.training.sampler import sample_name
 
 

@@ -20,15 +20,12 @@ import numpy as np
 import torch
 
 from uqforce._version import __version__
+from uqforce.errors import CheckpointError
 from uqforce.model.file import write_atomically
 
 FORMAT_VERSION = 1
 NAME = "checkpoint.pt"
 BACKUP = "checkpoint.previous.pt"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says why and what to do."""
 
 
 def sha256(path: Path) -> str:

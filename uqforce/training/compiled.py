@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from uqforce.data import Batch
+from uqforce.errors import ConfigError
 from uqforce.model import Potential
 from uqforce.model.predict import predictions
-from uqforce.training.config_sections import ConfigError, LossConfig
+from uqforce.training.config_sections import LossConfig
 from uqforce.training.loss import PROPERTIES, Measure, measure_members
 
 if TYPE_CHECKING:

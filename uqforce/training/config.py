@@ -11,9 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from uqforce.errors import ConfigError
 from uqforce.training.config_sections import (
     CheckpointConfig,
-    ConfigError,
     DataConfig,
     LossConfig,
     ModelSection,

@@ -18,11 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from uqforce.errors import ConfigError
 from uqforce.model import PRESETS, Ensemble, ModelConfig, load_model
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the field, the value and the fix."""
 
 
 def expand(path: str) -> str:

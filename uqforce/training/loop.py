@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from uqforce.data import Batch, Dataset, batches, collate
+from uqforce.errors import TrainingError
 from uqforce.model import Potential, save_model
 from uqforce.model.predict import predictions
 from uqforce.training import checkpoint
@@ -27,10 +28,6 @@ from uqforce.training.loss import PROPERTIES, count_labels, empty_tally, measure
 from uqforce.training.schedule import Schedule
 
 log = logging.getLogger("uqforce.training")
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
 
 
 @dataclass

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from uqforce.errors import LossError
+
 if TYPE_CHECKING:
     from uqforce.data import Batch
     from uqforce.model import Prediction
@@ -28,10 +30,6 @@ PROPERTIES = ("energy", "forces", "stress")
 ENTRIES = (1.0, 3.0, 9.0)  # of a structure, an atom, a structure
 LIKELIHOODS = ("likelihood", "marginal")
 LOG_2PI = math.log(2.0 * math.pi)
-
-
-class LossError(ValueError):
-    """The chosen loss cannot be computed from what the model predicts."""
 
 
 class Measure(NamedTuple):

@@ -25,8 +25,9 @@ from uqforce.data import (
     type_names_of,
 )
 from uqforce.data.store import fingerprint
+from uqforce.errors import ConfigError
 from uqforce.model import ModelConfig
-from uqforce.training.config import ConfigError, DataConfig, TrainConfig
+from uqforce.training.config import DataConfig, TrainConfig
 from uqforce.training.loss import PROPERTIES
 
 log = logging.getLogger("uqforce.training")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from uqforce.errors import InputError
+
 
 class GaussianPrior:
     """p(theta) = N(theta | centre, scale^2 I) of some parameters; mean field as in Rensmeyer et al.,
@@ -20,7 +22,7 @@ class GaussianPrior:
 
     def __init__(self, parameters: Sequence[Tensor], scale: float, centres: Sequence[Tensor]) -> None:
         if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}")
+            raise InputError(f"scale must be positive, got {scale}")
         self.parameters, self.centres = list(parameters), list(centres)
         self.precision = 1.0 / scale**2
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 import yaml
 
+from uqforce.errors import ConfigError, TrainingError
 from uqforce.model import Ensemble, load_model, save_model
 from uqforce.training.chains import chain_config, draws_of, joined_samples, write_diagnostics
 from uqforce.training.checkpoint import write_atomically
 from uqforce.training.config import TrainConfig
-from uqforce.training.config_sections import ConfigError
 from uqforce.training.distributed import Processes
-from uqforce.training.loop import TrainingError, log
+from uqforce.training.loop import log
 from uqforce.training.prepare import Prepared, prepare
 from uqforce.training.report import write_report
 from uqforce.training.single_run import card, run_log, set_up_process, train_model

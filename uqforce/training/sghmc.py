@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uqforce.errors import InputError
+
 CHUNK = 1 << 15  # weights handled at a time on a CPU: all their arrays stay in a core's cache
 
 
@@ -41,7 +43,7 @@ class SGHMC(torch.optim.Optimizer):
         seed: of the noise, which is the same in every process that is given the same seed.
 
     Raises:
-        ValueError: an argument outside its range, named with its value.
+        InputError: an argument outside its range, named with its value.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class SGHMC(torch.optim.Optimizer):
         }
         for name, (value, good, wanted) in ranges.items():
             if not good:
-                raise ValueError(f"{name} must be {wanted}, got {value}")
+                raise InputError(f"{name} must be {wanted}, got {value}")
         defaults = {
             "lr": lr,
             "num_data": num_data,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from uqforce.errors import ConfigError
 from uqforce.model import NOISE, ModelConfig, Potential, load_model
 from uqforce.training.checkpoint import sha256
-from uqforce.training.config_sections import ConfigError
 
 log = logging.getLogger("uqforce.training")
 MAY_DIFFER = {

@@ -12,16 +12,13 @@ from sklearn.isotonic import IsotonicRegression
 
 from uqforce import ops
 from uqforce.data import Dataset, batches, collate, read_frames
+from uqforce.errors import CalibrationError, InputError
 from uqforce.evaluation import metrics
 from uqforce.model import load_model, save_model
 
 ATOMS_PER_GROUP = 50
 LEAST_GROUP, MOST_GROUPS = 10, 20  # of an isotonic map: residuals in a group, groups
 KINDS = ("scale", "isotonic", "conformal")
-
-
-class CalibrationError(ValueError):
-    """Nothing to calibrate, or too little to calibrate it with; the message names the value and the fix."""
 
 
 def score_at_error(score, error, level: float) -> float:
@@ -31,13 +28,13 @@ def score_at_error(score, error, level: float) -> float:
     fitted by a non-decreasing function. nan where even the highest scores stay below `level`.
 
     Raises:
-        ValueError: arrays of different or no length, values that are not finite.
+        InputError: arrays of different or no length, values that are not finite.
     """
     score, error = np.asarray(score, dtype=np.float64), np.asarray(error, dtype=np.float64)
     if score.ndim != 1 or score.shape != error.shape or not len(score):
-        raise ValueError(f"need two arrays [n] with n > 0, got shapes {score.shape} and {error.shape}")
+        raise InputError(f"need two arrays [n] with n > 0, got shapes {score.shape} and {error.shape}")
     if not (np.isfinite(score).all() and np.isfinite(error).all()):
-        raise ValueError("scores and errors must be finite")
+        raise InputError("scores and errors must be finite")
     groups = np.array_split(np.argsort(score, kind="stable"), max(1, len(score) // ATOMS_PER_GROUP))
     centres, fitted = _isotonic(score, error**2, groups)
     reached = np.flatnonzero(fitted >= level**2)

@@ -33,7 +33,7 @@ def fit(
     are not needed. With `test`, files of labelled structures, the ranking of their atoms by the score is
     printed and kept in the card; where the features are projected, beside that by a mixture of all features.
 
-    Raises: FileNotFoundError, DataError, MixtureError, ValueError (not a model file).
+    Raises: FileNotFoundError, ModelFileError, DataError, MixtureError.
     """
     whole = load_model(model)
     potential = first_member(whole)  # whose features and score are an ensemble's

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from uqforce.data import Dataset, batches, collate
+from uqforce.errors import NoiseError
 from uqforce.model import Potential
 from uqforce.model.prediction import by_positions, sum_by_structure
 from uqforce.ops import edge_vectors
-
-
-class NoiseError(ValueError):
-    """The model has no noise of the kind that is asked for, or the data do not determine it."""
 
 
 class Residuals(NamedTuple):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from uqforce import ops
 from uqforce.data import Batch, Dataset, batches, collate
+from uqforce.errors import FitError
 from uqforce.model import Potential
 from uqforce.model.prediction import by_positions, sum_by_structure
 
@@ -59,10 +60,10 @@ def fit_rigidity(
     directions of which the training data say nothing. card["llpr"] says how it was fitted.
 
     Raises:
-        ValueError: no labels, or a regulariser that is not positive.
+        FitError: no labels, or a regulariser that is not positive.
     """
     if not regulariser > 0:
-        raise ValueError(f"the regulariser must be positive, got {regulariser}")
+        raise FitError(f"the regulariser must be positive, got {regulariser}")
     potential.eval()
     d = potential.network.num_last_features
     of_energy, of_forces = torch.zeros(2, d, d, dtype=torch.float64)
@@ -77,7 +78,7 @@ def fit_rigidity(
         squares += torch.stack([error.square().sum() for error in errors])
         counts += torch.tensor([error.numel() for error in errors])
     if not counts.any():
-        raise ValueError(
+        raise FitError(
             "the structures have neither energies nor forces: the rigidity is that of a fit to them"
         )
     mean_squares = squares / counts.clamp(min=1)

@@ -16,6 +16,7 @@ from sklearn.mixture import GaussianMixture
 
 from uqforce import ops
 from uqforce.data import Dataset, batches, collate
+from uqforce.errors import MixtureError
 from uqforce.model import Potential
 
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50)  # tried in turn when not given
@@ -23,10 +24,6 @@ PATIENCE = 3  # counts tried without a better BIC before the search ends
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 COVARIANCES = ("full", "diag", "tied")  # of each component, its variances alone, one for all components
 RELATIVE_FLOOR = 1e-6  # added to each variance, in units of the mean variance of the features
-
-
-class MixtureError(ValueError):
-    """The mixture cannot be fitted; the message names the value and the fix."""
 
 
 class Trial(NamedTuple):

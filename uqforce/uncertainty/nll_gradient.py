@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from uqforce import ops
+from uqforce.errors import ModelError
 from uqforce.model import InferencePotential, Potential
 
 
@@ -25,11 +26,11 @@ def nll_gradient(
             score, as equivalent ones do, share its gradient.
 
     Raises:
-        ValueError: the potential has no mixture.
+        ModelError: the potential has no mixture.
         RuntimeError: it is in training mode, or `reduction` is another.
     """
     if potential.mixture.means.shape[0] == 0:
-        raise ValueError("the potential has no mixture, hence no nll: `uqforce fit` gives it one")
+        raise ModelError("the potential has no mixture, hence no nll: `uqforce fit` gives it one")
     neighbors = ops.neighbor_list(positions, cell, pbc, potential.config.r_max, batch)
     with torch.enable_grad():
         return potential.with_nll_gradient(
