@@ -1,18 +1,21 @@
 """Build `uqforce/libuqforce.so` (the ops, no Python symbol in it), `uqforce/_C` (pybind11 bindings) and,
 where LAMMPS's headers are found, its plugin in `uqforce_lammps`.
 
-CUDA sources (`csrc/*/cuda*.cu`) are compiled wherever nvcc is found, also against a CPU build of torch;
-without nvcc one printed line says that they are skipped, and so for the plugin. Environment: `CUDA_HOME`,
-`UQFORCE_CUDA=0` to leave CUDA out, `UQFORCE_CUDA_ARCHS` (default "80;90"), `MAX_JOBS`.
+CUDA sources (`csrc/*/cuda*.cu`) are compiled beside a CUDA build of torch where nvcc is found; beside a CPU
+build, whose programs have no use for them, only with `UQFORCE_CUDA=1`. A printed line says what becomes of
+them, and so for the plugin. Environment: `CUDA_HOME`, `UQFORCE_CUDA` (0 or 1), `UQFORCE_CUDA_ARCHS`,
+`MAX_JOBS`; see docs/building.md.
 """
 
 import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from setuptools import setup
 from setuptools.command.build_py import build_py
 from torch.utils import cpp_extension
@@ -22,6 +25,7 @@ CSRC = ROOT / "csrc"
 # Never -march=native: kernels for AVX2 and AVX-512 are chosen at run time (csrc/common/isa.h).
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-fno-math-errno", "-fopenmp"]
 NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-lineinfo", "-Xfatbin=-compress-all"]
+RELEASE_ARCHS = ["80", "90", "100", "120"]  # A100, H100 and H200, B200, RTX 50; as in CMakeLists.txt
 
 
 class BuildExtension(cpp_extension.BuildExtension):
@@ -83,14 +87,54 @@ def find_cuda_home() -> Path | None:
     `cpp_extension.CUDA_HOME` is always None with a CPU torch. The nvcc in the path may be a wrapper outside
     the toolkit, so the headers are looked for too.
     """
-    if os.environ.get("UQFORCE_CUDA") == "0":
-        return None
     if "CUDA_HOME" in os.environ:
         homes = [Path(os.environ["CUDA_HOME"])]
     else:
         nvcc = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc").resolve()
         homes = [nvcc.parents[1], Path("/usr/local/cuda")]
     return next((home for home in homes if (home / "include/cuda_runtime.h").exists()), None)
+
+
+def cuda_toolkit() -> Path | None:
+    """The toolkit to compile CUDA kernels with; None, after a printed line, where they are left out."""
+    wanted, home = os.environ.get("UQFORCE_CUDA", "auto"), find_cuda_home()
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"UQFORCE_CUDA={wanted}: use 1 to compile the CUDA kernels, 0 to leave them out")
+    if wanted == "1" and home is None:
+        sys.exit("UQFORCE_CUDA=1, but no CUDA toolkit is found: put nvcc into the path, or set CUDA_HOME")
+    if wanted == "0":
+        print("uqforce: UQFORCE_CUDA=0, the CUDA kernels are left out")
+    elif wanted == "auto" and torch.version.cuda is None:
+        print(f"uqforce: torch {torch.__version__} has no CUDA, the kernels are left out (UQFORCE_CUDA=1)")
+    elif home is None:
+        print("uqforce: nvcc is not found, the CUDA kernels are left out (docs/building.md)")
+    else:
+        return home
+    return None
+
+
+def cuda_archs(home: Path) -> list[str]:
+    """What nvcc compiles for: the cards that are seen, or all of RELEASE_ARCHS that it knows; and PTX.
+
+    Returns nvcc's names: ["sm_80", "sm_90", "compute_90"], the last one being the PTX of the newest.
+    """
+    listed = subprocess.run(
+        [home / "bin" / "nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True
+    )
+    known = re.findall(r"compute_(\d+)", listed.stdout)
+    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    seen = ["{}{}".format(*torch.cuda.get_device_capability(card)) for card in cards]
+    if "UQFORCE_CUDA_ARCHS" in os.environ:
+        wanted = re.split("[;, ]+", os.environ["UQFORCE_CUDA_ARCHS"].strip())
+    elif seen and set(seen) <= set(known):
+        wanted = seen
+    else:
+        wanted = [arch for arch in RELEASE_ARCHS if arch in known]
+    unknown = [arch for arch in wanted if arch not in known]
+    if unknown:
+        sys.exit(f"UQFORCE_CUDA_ARCHS names {' '.join(unknown)}: {home}/bin/nvcc knows {' '.join(known)}")
+    numbers = sorted({int(arch) for arch in wanted})
+    return [*(f"sm_{number}" for number in numbers), f"compute_{numbers[-1]}"]
 
 
 def sources(pattern: str) -> list[str]:
@@ -100,20 +144,20 @@ def sources(pattern: str) -> list[str]:
 
 
 version = re.search(r'"(.+)"', (ROOT / "uqforce/_version.py").read_text())[1]
-cuda_home, cuda_sources = find_cuda_home(), sources("*/cuda*.cu")
 macros = [("UQFORCE_VERSION", f'"{version}"')]
+cuda_home, cuda_sources = cuda_toolkit(), []
 compile_args, libraries, library_dirs = {"cxx": CXX_FLAGS}, [], []
-if cuda_home and cuda_sources:
-    archs = os.environ.get("UQFORCE_CUDA_ARCHS", "80;90").split(";")
-    gencode = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    compile_args["nvcc"] = [*NVCC_FLAGS, *gencode]
-    macros.append(("UQFORCE_CUDA_ARCHS", f'"{",".join(archs)}"'))
-    libraries, library_dirs = ["cudart_static", "rt", "dl"], [f"{cuda_home}/lib64", f"{cuda_home}/lib"]
+if cuda_home:
+    archs, cuda_sources = cuda_archs(cuda_home), sources("*/cuda*.cu")
+    gencode = [f"-gencode=arch=compute_{arch.split('_')[1]},code={arch}" for arch in archs]
+    # To nvcc alone: other architectures leave the C++ files as they are.
+    compile_args["nvcc"] = [*NVCC_FLAGS, *gencode, f'-DUQFORCE_CUDA_ARCHS="{" ".join(archs)}"']
+    macros.append(("UQFORCE_CUDA", None))
+    library_dirs = [f"{cuda_home}/lib64", f"{cuda_home}/lib"]
+    static = any(Path(folder, "libcudart_static.a").exists() for folder in library_dirs)
+    libraries = ["cudart_static", "rt", "dl"] if static else ["cudart"]
     cpp_extension.CUDA_HOME = str(cuda_home)
-    print(f"uqforce: CUDA kernels for sm_{', sm_'.join(archs)} are compiled with {cuda_home}")
-elif cuda_sources:
-    cuda_sources = []
-    print("uqforce: nvcc not found or UQFORCE_CUDA=0, the CUDA kernels are skipped")
+    print(f"uqforce: CUDA kernels for {' '.join(archs)} are compiled with {cuda_home}")
 
 setup(
     ext_modules=[

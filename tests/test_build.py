@@ -40,7 +40,7 @@ def test_build_info():
     assert info["torch"] == TORCH == _library.built_for(_library.LIBRARY_PATH)
     assert info["compiler"].startswith(("gcc ", "clang "))
     assert info["instruction_set"] in info["instruction_sets"]
-    assert info["cuda_archs"] is None or all(arch.startswith("sm_") for arch in info["cuda_archs"])
+    assert info["cuda_archs"] is None or info["cuda_archs"][-1].startswith("compute_")
 
 
 @pytest.mark.parametrize("isa", uqforce.build_info()["instruction_sets"])
@@ -63,30 +63,53 @@ def test_unknown_instruction_set():
     assert "UQFORCE_ISA=sse9 is not an instruction set: use baseline, avx2 or avx512" in done.stderr
 
 
+CARD = """
+import torch
+torch.version.cuda = "13.0"
+torch.cuda.is_available = lambda: bool(CARDS)
+torch.cuda.device_count = lambda: len(CARDS)
+torch.cuda.get_device_capability = lambda card: CARDS[card]
+"""
+
+
 @pytest.mark.parametrize(
-    "variables, words",
+    "cards, variables, words",
     [
-        ({"CUDA_HOME": "TOOLKIT"}, "CUDA kernels for sm_80, sm_90 are compiled with TOOLKIT"),
-        ({"CUDA_HOME": "TOOLKIT", "UQFORCE_CUDA_ARCHS": "75"}, "for sm_75 are compiled with TOOLKIT"),
-        ({"CUDA_HOME": "TOOLKIT", "UQFORCE_CUDA": "0"}, "the CUDA kernels are skipped"),
-        ({"CUDA_HOME": "/nowhere"}, "nvcc not found or UQFORCE_CUDA=0, the CUDA kernels are skipped"),
+        (None, {}, "torch TORCH has no CUDA, the kernels are left out (UQFORCE_CUDA=1)"),
+        (None, {"UQFORCE_CUDA": "1"}, "CUDA kernels for sm_80 sm_90 sm_100 sm_120 compute_120 are compiled"),
+        (None, {"UQFORCE_CUDA": "1", "KNOWN": "75 80 90"}, "for sm_80 sm_90 compute_90 are compiled"),
+        (None, {"UQFORCE_CUDA": "1", "UQFORCE_CUDA_ARCHS": "90;86"}, "for sm_86 sm_90 compute_90 are"),
+        (None, {"UQFORCE_CUDA": "1", "UQFORCE_CUDA_ARCHS": "35;90"}, "names 35: TOOLKIT/bin/nvcc knows"),
+        (None, {"UQFORCE_CUDA": "1", "CUDA_HOME": "/nowhere"}, "=1, but no CUDA toolkit is found"),
+        (None, {"UQFORCE_CUDA": "yes"}, "UQFORCE_CUDA=yes: use 1 to compile the CUDA kernels, 0 to leave"),
+        ([], {}, "CUDA kernels for sm_80 sm_90 sm_100 sm_120 compute_120 are compiled with TOOLKIT"),
+        ([(9, 0), (8, 6), (9, 0)], {}, "CUDA kernels for sm_86 sm_90 compute_90 are compiled with TOOLKIT"),
+        ([(13, 0)], {}, "CUDA kernels for sm_80 sm_90 sm_100 sm_120 compute_120 are compiled with TOOLKIT"),
+        ([(9, 0)], {"UQFORCE_CUDA": "0"}, "UQFORCE_CUDA=0, the CUDA kernels are left out"),
+        ([(9, 0)], {"CUDA_HOME": "/nowhere"}, "nvcc is not found, the CUDA kernels are left out"),
     ],
 )
-def test_setup_says_what_becomes_of_cuda(tmp_path, variables, words):
-    """The sources with one CUDA file more, and a directory that looks like a toolkit."""
-    root, toolkit = tmp_path / "source", tmp_path / "toolkit"
-    shutil.copytree(ROOT / "csrc", root / "csrc")
-    shutil.copytree(ROOT / "uqforce", root / "uqforce", ignore=shutil.ignore_patterns("*.so"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, root)
-    (root / "csrc" / "common" / "cuda.cu").touch()
-    (toolkit / "include").mkdir(parents=True)
-    (toolkit / "include" / "cuda_runtime.h").touch()
-    variables = {key: value.replace("TOOLKIT", str(toolkit)) for key, value in variables.items()}
-    command = [sys.executable, "setup.py", "--version"]
-    environment = {**os.environ, **variables}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
-    assert words.replace("TOOLKIT", str(toolkit)) in done.stdout
+def test_setup_says_what_becomes_of_cuda(tmp_path, cards, variables, words):
+    """A directory that looks like a toolkit, beside a CPU torch or one that sees `cards`."""
+    toolkit = tmp_path / "toolkit"
+    for name in ("include/cuda_runtime.h", "bin/nvcc"):
+        (toolkit / name).parent.mkdir(parents=True)
+    (toolkit / "include/cuda_runtime.h").touch()
+    nvcc, known = toolkit / "bin/nvcc", variables.get("KNOWN", "75 80 86 90 100 120")
+    nvcc.write_text("#!/bin/sh\n" + "".join(f"echo compute_{arch}\n" for arch in known.split()))
+    nvcc.chmod(0o755)
+    fake = "import torch; torch.version.cuda = None" if cards is None else CARD.replace("CARDS", str(cards))
+    code = f"{fake}\nimport sys, runpy; sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("UQFORCE_CUDA")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**inherited, "CUDA_HOME": str(toolkit), **variables},
+        capture_output=True,
+        text=True,
+    )
+    expected = words.replace("TOOLKIT", str(toolkit)).replace("TORCH", torch.__version__)
+    assert expected in (done.stdout if done.returncode == 0 else done.stderr), done.stderr
 
 
 def test_library_has_no_python_symbol():

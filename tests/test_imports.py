@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "uqforce"
 ORDER = ["ops", "data", "model", "evaluation", "uncertainty", "training", "exporting", "engines", "cli"]
-SHARED = ["errors"]  # modules beside the rooms, which import no room
+SHARED = ["device", "errors"]  # modules beside the rooms, which import no room
 ROOMS = [*ORDER, *SHARED, "reference"]
 
 
@@ -81,6 +81,9 @@ def test_imports_run_one_way():
         ("uqforce/cli.py", "from uqforce.exporting import export", True),
         ("uqforce/data/store.py", "from uqforce.errors import ExportError", True),
         ("uqforce/errors.py", "from uqforce.data import DataError", False),
+        ("uqforce/engines/calculator.py", "from uqforce.device import choose_device", True),
+        ("uqforce/device.py", "from uqforce.errors import DeployError", True),
+        ("uqforce/device.py", "from uqforce.ops import gate", False),
         ("uqforce/reference/gmm_nll.py", "from uqforce.errors import ExportError", False),
         ("uqforce/reference/gmm_nll.py", "import math\nimport torch.nn.functional as F", True),
         ("uqforce/reference/gmm_nll.py", "from uqforce.reference.edges import edge_vectors", True),

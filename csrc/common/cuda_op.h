@@ -12,7 +12,7 @@
 #if defined(UQFORCE_EMULATION)
 #define UQFORCE_HAS_CUDA
 #define UQFORCE_CUDA_KERNELS(m) TORCH_LIBRARY_IMPL(uqforce, CPU, m)
-#elif defined(UQFORCE_CUDA_ARCHS)
+#elif defined(UQFORCE_CUDA)
 #define UQFORCE_HAS_CUDA
 #define UQFORCE_CUDA_KERNELS(m) TORCH_LIBRARY_IMPL(uqforce, CUDA, m)
 #endif

@@ -11,8 +11,8 @@ from ase.calculators.calculator import BaseCalculator, all_changes
 from ase.outputs import Properties, all_outputs
 from torch import Tensor
 
+from uqforce.device import choose_device
 from uqforce.engines.conventions import NAMES, isolated_energies
-from uqforce.engines.info import choose_device
 from uqforce.errors import InputError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.evaluation.structure_scores import StructureScores, structure_scores
 from uqforce.exporting.export import call, open_model

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from uqforce.data import Frame, Keys, Units, check_types, read_frames
-from uqforce.engines.info import choose_device
+from uqforce.device import choose_device
 from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.tables import table

@@ -10,8 +10,8 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 
+from uqforce.device import choose_device
 from uqforce.engines.calculator import PLAIN
-from uqforce.engines.info import choose_device
 from uqforce.errors import InputError, InstallationError, NotFiniteError
 from uqforce.evaluation.structure_scores import structure_scores
 from uqforce.exporting.export import call, open_model
