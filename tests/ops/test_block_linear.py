@@ -140,8 +140,8 @@ def test_non_contiguous(spec, device):
 
 
 @pytest.mark.parametrize("num_types", [None, 3])
-def test_bitwise_the_same_twice(num_types, dtype):
-    inputs = random_inputs(SPECS["wide"], 500, num_types, dtype)
+def test_bitwise_the_same_twice(num_types, dtype, device):
+    inputs = random_inputs(SPECS["wide"], 500, num_types, dtype, device)
     results = [second_order(block_linear, *inputs, SPECS["wide"]) for _ in range(2)]
     assert all(map(torch.equal, *results))
 
@@ -166,9 +166,9 @@ def test_transposed_spec_and_weights():
     torch.testing.assert_close(got, block_linear(x, weight, types, spec.flat, True))
 
 
-def test_bad_arguments(cuda_kernels):
+def test_bad_arguments(device, cuda_kernels):
     spec = SPECS["square"]
-    x, weight, types = random_inputs(spec, 4, 2, torch.float32)
+    x, weight, types = random_inputs(spec, 4, 2, torch.float32, device)
     with pytest.raises(ValueError, match=r"x has shape \[4, 23\], expected \[any, 24\]"):
         block_linear(x[:, 1:], weight, types, spec)
     with pytest.raises(ValueError, match="weight has shape"):

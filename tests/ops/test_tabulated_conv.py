@@ -249,7 +249,7 @@ def test_nan_shows(device):
     assert out[case.tensors["edge_index"][0, 7]].isnan().any()
 
 
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, dtype, cuda_kernels):
+def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, dtype, device, cuda_kernels):
     threads = torch.get_num_threads()
     if not cuda_kernels:  # enough for two threads to share them, not for three
         case.cotangents = case.cotangents.repeat(3, 1, 1)
@@ -257,7 +257,10 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, dtype, cuda_
     for count in (1, 1) if cuda_kernels else (1, 1, 2, 3):
         torch.set_num_threads(count)
         results.append(
-            [tabulated_conv(*case.arguments(dtype)), *tabulated_conv_vjp(*case.vjp_arguments(dtype))]
+            [
+                tabulated_conv(*case.arguments(dtype, device)),
+                *tabulated_conv_vjp(*case.vjp_arguments(dtype, device)),
+            ]
         )
     torch.set_num_threads(threads)
     for result in results[1:]:
@@ -289,15 +292,15 @@ def test_every_instruction_set(isa):
     assert f'"instruction_set": "{isa}"' in done.stdout
 
 
-def test_bad_arguments(cuda_kernels):
+def test_bad_arguments(device, cuda_kernels):
     case = Case(*CASES["tiny"])
     good = case.tensors
     with pytest.raises(ValueError, match=r"edge_vec has shape \[499, 3\], expected \[500, 3\]"):
-        tabulated_conv(*case.arguments(edge_vec=good["edge_vec"][1:]))
+        tabulated_conv(*case.arguments(device=device, edge_vec=good["edge_vec"][1:]))
     with pytest.raises(ValueError, match="table has 10 numbers"):
-        tabulated_conv(*case.arguments(table=good["table"][:10]))
-    wrong_types = case.arguments(atom_types=good["atom_types"] + 1)
-    wrong_edges = case.arguments(edge_index=good["edge_index"] + 60 - good["edge_index"][0, 0])
+        tabulated_conv(*case.arguments(device=device, table=good["table"][:10]))
+    wrong_types = case.arguments(device=device, atom_types=good["atom_types"] + 1)
+    wrong_edges = case.arguments(device=device, edge_index=good["edge_index"] + 60 - good["edge_index"][0, 0])
     if cuda_kernels:  # to look at indices on the host would make it wait
         assert tabulated_conv(*wrong_types).isnan().any()
         assert tabulated_conv(*wrong_edges).isnan().all()
@@ -307,7 +310,7 @@ def test_bad_arguments(cuda_kernels):
         with pytest.raises(IndexError, match="edge_index has 60"):
             tabulated_conv(*wrong_edges)
     with pytest.raises(TypeError, match="edge_vec is Float but x is Double"):
-        arguments = case.arguments()
+        arguments = case.arguments(device=device)
         tabulated_conv(arguments[0], arguments[1].float(), *arguments[2:])
     with pytest.raises(ValueError, match=r"cotangents has shape \[3, 29"):
-        tabulated_conv_vjp(case.cotangents[:, 1:], *case.vjp_arguments()[1:])
+        tabulated_conv_vjp(case.cotangents[:, 1:].to(device), *case.vjp_arguments(device=device)[1:])
