@@ -62,7 +62,10 @@ def write_labelled(path: str) -> None:
         (["md", "model.uqf", "xenon.xyz", "-o", "run", "--halt-nll", "q7"], "'q7' on nll is not stored"),
         (["md", "model.uqf", "xenon.xyz", "-o", "run", "--timestep", "0"], "timestep must be positive"),
         (["eval", "model.uqf", "xenon.xyz", "-o", "x"], "neither energy nor forces"),
-        (["eval", "model.uqf", "xenon.xyz", "-o", "x", "--device", "gpu"], "must be 'auto', 'cpu' or 'cuda'"),
+        (
+            ["eval", "model.uqf", "xenon.xyz", "-o", "x", "--device", "gpu"],
+            "must be 'auto', 'cpu', 'cuda' or",
+        ),
         (["info", "."], ".: is a directory"),
         (["export", "model.uqf", "-o", "x.pt", "--tabulation", "1e-30"], "allow a larger tolerance"),
         (["fit", "model.uqf", "labelled.xyz", "-o", "missing/x.uqf", "--components", "1"], "missing"),
