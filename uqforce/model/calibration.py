@@ -79,7 +79,7 @@ class Calibration(nn.Module):
         distance = llpr
         if self.origin is not None:
             # no score can be less uncertain than the least that was seen
-            distance = torch.sqrt((nll - self.origin).clamp(min=self.error[0, 0].square().item()))
+            distance = torch.sqrt(torch.maximum(nll - self.origin, self.error[0, 0].square()))
         return distance * ratio(self.error, distance)
 
     def forward(
@@ -90,7 +90,8 @@ class Calibration(nn.Module):
         error = self.forces_error(p.nll, llpr)
         energy, forces = torch.ones_like(p.energy_uncertainty), torch.ones_like(p.forces_uncertainty)
         if p.energy_uncertainty.numel() > 0:
-            atoms = torch.bincount(batch, minlength=num_structures)
+            # not bincount(): on CUDA the host would wait for the largest number in `batch`
+            atoms = sum_by_structure(torch.ones_like(batch), batch, num_structures)
             energy = self.energy_ratio(p.energy_uncertainty, atoms)
         virial = torch.ones(num_structures, dtype=forces.dtype, device=forces.device)
         if forces.numel() > 0:

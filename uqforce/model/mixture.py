@@ -1,5 +1,7 @@
 """The Gaussian mixture on the last features."""
 
+from typing import List
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ class Mixture(nn.Module):
     those of the two that there are.
     """
 
+    components: List[int]  # of each type, as `counts` has them on the device; no types without `counts`
+
     def __init__(self, num_features: int, dtype: torch.dtype) -> None:
         super().__init__()
         sizes = {
@@ -32,28 +36,22 @@ class Mixture(nn.Module):
         self.register_buffer("projection", None)
         self.register_buffer("working_projection", None, persistent=False)
         self.register_buffer("counts", None)
+        self.components = []
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.components = [] if self.counts is None else self.counts.tolist()
 
     def store(self, projection: Tensor | None, counts: Tensor | None = None, **parameters: Tensor) -> None:
         """Keep these means, precisions_cholesky and log_weights, projection and counts if there are any."""
         self.counts = None if counts is None else counts.detach().to(self.means.device, torch.int64)
+        self.components = [] if counts is None else counts.tolist()
         like, working = self.means, self.working_means
         for name, value in {**parameters, "projection": projection}.items():
             if value is not None:
                 value = value.detach().to(like.device, like.dtype, copy=True).contiguous()
             setattr(self, name, value)
             setattr(self, f"working_{name}", None if value is None else value.to(working.dtype))
-
-    def slices(self, atom_types: Tensor) -> list[tuple[int, int, Tensor]]:
-        """Of each type that occurs: its components, from and to, and its atoms; there are `counts`."""
-        found: list[tuple[int, int, Tensor]] = []
-        end = 0
-        if self.counts is not None:
-            for kind, count in enumerate(self.counts.unbind()):
-                start, end = end, end + int(count)
-                rows = torch.nonzero(atom_types == kind).squeeze(1)
-                if rows.shape[0] > 0:
-                    found.append((start, end, rows))
-        return found
 
     def forward(self, features: Tensor, atom_types: Tensor) -> Tensor:
         """features [N,D], types [N] -> negative log-likelihood [N] float64; no elements when not fitted."""
@@ -82,12 +80,13 @@ class Mixture(nn.Module):
         """Of each atom by the mixture of its type, [N] in the features' precision."""
         if self.counts is None:
             return torch.ops.uqforce.gmm_nll(features, means, precisions, log_weights)
-        score = features.new_zeros(features.shape[0])
-        for start, end, rows in self.slices(atom_types):
+        score, start = features.new_zeros(features.shape[0]), 0
+        for kind, count in enumerate(self.components):
+            its, end = atom_types == kind, start + count
             of_type = torch.ops.uqforce.gmm_nll(
-                features[rows], means[start:end], precisions[start:end], log_weights[start:end]
+                chosen(features, its), means[start:end], precisions[start:end], log_weights[start:end]
             )
-            score = score.index_copy(0, rows, of_type)
+            score, start = placed(score, its, of_type), end
         return score
 
     def score_and_slope(self, features: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,12 +95,13 @@ class Mixture(nn.Module):
         log_weights = self.working_log_weights
         if self.counts is None:
             return torch.ops.uqforce.gmm_nll_grad(features, means, precisions, log_weights)
-        score, slope = features.new_zeros(features.shape[0]), torch.zeros_like(features)
-        for start, end, rows in self.slices(atom_types):
+        score, slope, start = features.new_zeros(features.shape[0]), torch.zeros_like(features), 0
+        for kind, count in enumerate(self.components):
+            its, end = atom_types == kind, start + count
             of_type, slope_of_type = torch.ops.uqforce.gmm_nll_grad(
-                features[rows], means[start:end], precisions[start:end], log_weights[start:end]
+                chosen(features, its), means[start:end], precisions[start:end], log_weights[start:end]
             )
-            score, slope = score.index_copy(0, rows, of_type), slope.index_copy(0, rows, slope_of_type)
+            score, slope, start = placed(score, its, of_type), placed(slope, its, slope_of_type), end
         return score, slope
 
     def cotangent(
@@ -129,3 +129,24 @@ class Mixture(nn.Module):
         if self.working_projection is not None:
             slope = torch.matmul(slope, self.working_projection.t())
         return slope
+
+
+def chosen(rows: Tensor, mask: Tensor) -> Tensor:
+    """The rows [n, ...] where the mask [N] is true; on CUDA all rows [N, ...].
+
+    How many rows are chosen only the device knows, and the host would wait for it in every evaluation. So on
+    CUDA each atom is scored by the mixtures of all types, and `placed` keeps the score of its own.
+    """
+    return rows if whole(rows) else rows[mask]
+
+
+def placed(into: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    """`into` [N, ...] with what was made of the `chosen` rows where the mask [N] is true."""
+    if whole(rows):
+        return torch.where(mask.view([-1] + [1] * (rows.dim() - 1)), rows, into)
+    return into.index_copy(0, torch.nonzero(mask).squeeze(1), rows)
+
+
+def whole(rows: Tensor) -> bool:
+    """Whether `chosen` takes all rows."""
+    return rows.is_cuda
