@@ -5,12 +5,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from uqforce import build_info
 from uqforce._library import LIBRARY_PATH
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     chosen = {True: [], False: []}
     for item in items:  # the ops that have no CUDA kernel keep the CPU's
-        op = ROOT / "csrc" / item.path.stem.removeprefix("test_")
+        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        op = ROOT / "csrc" / (getattr(case, "folder", None) or item.path.stem.removeprefix("test_"))
         cpu = item.get_closest_marker("cpu_kernels") or (op.is_dir() and not any(op.glob("cuda*")))
         chosen[not cpu].append(item)
     config.hook.pytest_deselected(items=chosen[False])
@@ -75,11 +76,11 @@ def data_dir() -> Path:
     return path
 
 
-@pytest.fixture
-def fresh_process(tmp_path, request) -> Callable[..., str]:
-    """`fresh_process(code, *arguments)` runs Python code as a user of an exported model would.
+@pytest.fixture(scope="session")
+def run_in_fresh_process(request) -> Callable[..., str]:
+    """`run_in_fresh_process(folder, code, *arguments, **environment)` runs code as a user of an export does.
 
-    The code runs in a new process in `tmp_path` with torch imported and `libuqforce.so` loaded; importing
+    The code runs in a new process in `folder` with torch imported and `libuqforce.so` loaded; importing
     uqforce there fails. `arguments` are `sys.argv[1:]`. Returns what it printed; a failure fails the test.
     """
     libraries = [LIBRARY_PATH, *filter(None, [getattr(request.config, "emulation", None)])]
@@ -91,10 +92,11 @@ def fresh_process(tmp_path, request) -> Callable[..., str]:
             torch.ops.load_library(path)
     """
 
-    def run(code: str, *arguments: object) -> str:
+    def run(folder: Path, code: str, *arguments: object, **environment: str) -> str:
         program = textwrap.dedent(prelude) + textwrap.dedent(code)
         command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        options = {"cwd": folder, "env": {**os.environ, **environment}, "timeout": 300}
+        done = subprocess.run(command, capture_output=True, text=True, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -102,27 +104,6 @@ def fresh_process(tmp_path, request) -> Callable[..., str]:
 
 
 @pytest.fixture
-def every_instruction_set(fresh_process, tmp_path, monkeypatch) -> Callable[..., list]:
-    """`every_instruction_set(code, inputs)` runs code with each set of CPU kernels there is here.
-
-    The code, run by `fresh_process`, finds `inputs` and leaves `results`: a list of these, best set first.
-    """
-
-    def run(code: str, inputs: object) -> list:
-        torch.save(inputs, tmp_path / "inputs.pt")
-        info, found = build_info(), []
-        offered = info["instruction_sets"][: info["instruction_sets"].index(info["instruction_set"]) + 1]
-        program = "\n".join(
-            [
-                'inputs = torch.load("inputs.pt", weights_only=True)',
-                textwrap.dedent(code),
-                'torch.save(results, "results.pt")',
-            ]
-        )
-        for isa in reversed(offered):
-            monkeypatch.setenv("UQFORCE_ISA", isa)
-            fresh_process(program)
-            found.append(torch.load(tmp_path / "results.pt", weights_only=True))
-        return found
-
-    return run
+def fresh_process(tmp_path, run_in_fresh_process) -> Callable[..., str]:
+    """`fresh_process(code, *arguments)`: `run_in_fresh_process` in `tmp_path`."""
+    return partial(run_in_fresh_process, tmp_path)

@@ -1,10 +1,12 @@
-"""The six tests of the equivariant linear map, and its equality with e3nn's."""
+"""The equivariant linear map: its case of the six tests, and its equality with e3nn's."""
+
+from functools import partial
 
 import pytest
 import torch
 from e3nn import o3
 
-from tests.ops.derivatives import assert_close, second_order
+from tests.ops.op_case import OpCase
 from uqforce.ops import BlockSpec, block_linear
 from uqforce.ops.irreps import from_e3nn, to_e3nn
 from uqforce.reference.block_linear import block_linear as reference
@@ -24,9 +26,7 @@ SPECS = {
 }
 
 
-@pytest.fixture(params=SPECS)
-def spec(request):
-    return SPECS[request.param]
+EDGES = make_spec("2x0e + 1x1o", "1x0e + 2x1o")
 
 
 def random_inputs(spec, atoms, num_types=None, dtype=torch.float64, device="cpu", transposed=False):
@@ -42,27 +42,49 @@ def random_inputs(spec, atoms, num_types=None, dtype=torch.float64, device="cpu"
     return x, weight, types
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("num_types", [None, 1, 4])
-def test_equals_reference(spec, num_types, transposed, device, dtype):
-    inputs = random_inputs(spec, 9, num_types, dtype, device, transposed)
-    results = second_order(block_linear, *inputs, spec, transposed)
-    assert all(t.dtype == dtype for t in results)
-    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    assert_close(results, second_order(reference, *inputs, spec, transposed), tolerance)
+def inputs(spec, atoms, num_types=None, transposed=False):
+    return *random_inputs(spec, atoms, num_types, transposed=transposed), spec, transposed
 
 
-@pytest.mark.parametrize("num_types", [None, 2])
-def test_gradients(num_types, device):
-    spec = SPECS["gaps"]
-    x, weight, types = random_inputs(spec, 3, num_types, device=device)
+def calls(x, weight, types, spec, transposed):
+    """Every schema of the map, with arguments of its own."""
+    grad = torch.randn_like(block_linear(x, weight, types, spec, transposed))
+    x, weight, grad = (t.clone().requires_grad_() for t in (x, weight, grad))
+    given, wanted = (grad, x) if transposed else (x, grad)
+    yield "block_linear", (given, weight, types, spec, False)
+    yield "block_linear", (wanted, weight, types, spec, True)
+    yield "block_linear_weight", (given, wanted, types, len(weight), spec)
 
-    def function(x, weight):
-        return block_linear(x, weight, types, spec)
 
-    inputs = (x.requires_grad_(), weight.requires_grad_())
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+OP_CASES = [
+    OpCase(
+        block_linear,
+        reference,
+        differentiable=(0, 1),
+        samples={
+            f"{name} {types} types{' transposed' * transposed}": partial(inputs, spec, 9, types, transposed)
+            for name, spec in SPECS.items()
+            for types in (None, 1, 4)
+            for transposed in (False, True)
+        },
+        tiny={f"{num_types} types": partial(inputs, SPECS["gaps"], 3, num_types) for num_types in (None, 2)},
+        edges={
+            f"{atoms} atoms {num_types} types": partial(inputs, EDGES, atoms, num_types)
+            for atoms, num_types in ((0, None), (0, 3), (1, 3), (70_000, 2))
+        },
+        many={f"{types} types": partial(inputs, SPECS["wide"], 500, types) for types in (None, 3)},
+        called={
+            f"{atoms} atoms {num_types} types": partial(inputs, SPECS["square"], atoms, num_types)
+            for atoms in (0, 3)
+            for num_types in (None, 2)
+        },
+        calls=calls,
+        tolerance={torch.float32: 1e-5, torch.float64: 1e-13},
+        # of sums of 35 000 terms of either sign
+        edge_tolerance={torch.float32: 1e-3, torch.float64: 1e-11},
+        refusal="",  # linear in each
+    )
+]
 
 
 def test_equals_e3nn():
@@ -71,79 +93,6 @@ def test_equals_e3nn():
     x = torch.randn(7, irreps_in.dim, dtype=torch.float64)
     out = block_linear(from_e3nn(x, irreps_in), linear.weight.unsqueeze(0), None, SPECS["square"])
     torch.testing.assert_close(to_e3nn(out, irreps_out), linear(x), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("num_types", [None, 2])
-@pytest.mark.parametrize("atoms", [0, 3])
-def test_opcheck(num_types, atoms, device):
-    spec = SPECS["square"]
-    x, weight, types = random_inputs(spec, atoms, num_types, device=device)
-    x, weight = x.requires_grad_(), weight.requires_grad_()
-    grad = torch.randn(atoms, spec[1], dtype=torch.float64, device=device, requires_grad=True)
-    library = torch.ops.uqforce
-    torch.library.opcheck(library.block_linear, (x, weight, types, spec, False))
-    torch.library.opcheck(library.block_linear, (grad, weight, types, spec, True))
-    torch.library.opcheck(library.block_linear_weight, (x, grad, types, len(weight), spec))
-
-
-class Layer(torch.nn.Module):
-    def __init__(self, spec: list[int]):
-        super().__init__()
-        self.spec = spec
-
-    def forward(self, x: torch.Tensor, weight: torch.Tensor, types: torch.Tensor):
-        return block_linear(x, weight, types, self.spec)
-
-
-def test_script_save_load(fresh_process, tmp_path):
-    spec = SPECS["square"]
-    torch.jit.script(Layer(spec)).save(tmp_path / "layer.pt")
-    x, weight, types = random_inputs(spec, 5, 2)
-    torch.save([x, weight, types], tmp_path / "inputs.pt")
-    fresh_process(
-        """
-        layer = torch.jit.load("layer.pt")
-        x, weight, types = torch.load("inputs.pt", weights_only=True)
-        inputs = [x.requires_grad_(), weight.requires_grad_()]
-        out = layer(*inputs, types)
-        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(t.square().sum() for t in first), inputs)
-        torch.save([t.detach() for t in (out, *first, *second)], "results.pt")
-        """
-    )
-    inputs = [x.requires_grad_(), weight.requires_grad_()]
-    out = block_linear(*inputs, types, spec)
-    first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
-    second = torch.autograd.grad(sum(t.square().sum() for t in first), inputs)
-    loaded = torch.load(tmp_path / "results.pt", weights_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(loaded, (out, *first, *second), strict=True))
-
-
-@pytest.mark.parametrize(("atoms", "num_types"), [(0, None), (0, 3), (1, 3), (70_000, 2)])
-def test_edges(atoms, num_types, dtype, device):
-    """No atoms, one atom (types without any), more than 65 535."""
-    spec = make_spec("2x0e + 1x1o", "1x0e + 2x1o")
-    inputs = random_inputs(spec, atoms, num_types, dtype, device)
-    tolerance = {torch.float32: 1e-3, torch.float64: 1e-11}[dtype]  # of sums of 35 000 terms of either sign
-    expected = second_order(
-        reference, *(t.double() if t is not None and t.is_floating_point() else t for t in inputs), spec
-    )
-    assert_close(second_order(block_linear, *inputs, spec), expected, tolerance)
-
-
-def test_non_contiguous(spec, device):
-    inputs = random_inputs(spec, 6, 3, device=device)
-    strided = [torch.stack([t, t + 1], dim=-1)[..., 0] for t in inputs]
-    assert not any(t.is_contiguous() for t in strided)
-    expected = second_order(block_linear, *inputs, spec)
-    assert all(map(torch.equal, second_order(block_linear, *strided, spec), expected))
-
-
-@pytest.mark.parametrize("num_types", [None, 3])
-def test_bitwise_the_same_twice(num_types, dtype, device):
-    inputs = random_inputs(SPECS["wide"], 500, num_types, dtype, device)
-    results = [second_order(block_linear, *inputs, SPECS["wide"]) for _ in range(2)]
-    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.cpu_kernels

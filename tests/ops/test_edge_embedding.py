@@ -1,10 +1,12 @@
-"""The six tests of the embedding of edges, and its equality with e3nn's spherical harmonics."""
+"""The embedding of edges: its case of the six tests, its equality with e3nn's spherical harmonics."""
+
+from functools import partial
 
 import pytest
 import torch
 from e3nn import o3
 
-from tests.ops.derivatives import assert_close
+from tests.ops.op_case import OpCase, assert_close, derivatives
 from uqforce.ops import edge_embedding
 from uqforce.reference.edge_embedding import edge_embedding as reference
 
@@ -16,30 +18,43 @@ def random_inputs(edges, dtype=torch.float64, device="cpu", one_cutoff=False):
     return edge_vec.to(device, dtype), inverse_cutoff.to(device, dtype)
 
 
-def second_order(function, edge_vec, inverse_cutoff, l_max, used=(0, 1)):
-    """Values, first derivatives, and the derivatives of a function of them; cotangents of `used` only."""
-    edge_vec = edge_vec.detach().requires_grad_()
-    out = function(edge_vec, inverse_cutoff, l_max)
-    grads = [(3 * out[k]).detach().sin().requires_grad_() for k in used]
-    (first,) = torch.autograd.grad([out[k] for k in used], edge_vec, grads, create_graph=True)
-    second = torch.autograd.grad(first, [*grads, edge_vec], torch.cos(edge_vec.detach()))
-    return *out, first, *second
+def inputs(edges, l_max, one_cutoff=False):
+    return *random_inputs(edges, one_cutoff=one_cutoff), l_max
 
 
-@pytest.mark.parametrize("l_max", range(5))
-@pytest.mark.parametrize("one_cutoff", [False, True])
-def test_equals_reference(l_max, one_cutoff, device, dtype):
-    inputs = random_inputs(45, dtype, device, one_cutoff)
-    used = (0, 1) if l_max > 0 else (1,)  # Y_00 is a constant, without a graph in the reference
-    results = second_order(edge_embedding, *inputs, l_max, used)
-    assert all(t.dtype == dtype for t in results)
-    tolerance = {torch.float32: 2e-5, torch.float64: 1e-13}[dtype]
-    expected = second_order(reference, *(t.double() for t in inputs), l_max, used)
-    if dtype == torch.float64:
-        assert_close(results, expected, tolerance)
-    else:  # the cotangents are functions of the values
-        assert_close(results[:2], expected[:2], tolerance)
-        assert_close(results[2:], expected[2:], 10 * tolerance)
+def calls(edge_vec, inverse_cutoff, l_max):
+    """Every schema of the embedding, with arguments of its own."""
+    rest = (edge_vec, inverse_cutoff, l_max)
+    grads = [torch.randn_like(result) for result in edge_embedding(*rest)]
+    for needs in ([True] * 3, [True, False, False]):
+        yield "edge_embedding_double_backward", (edge_vec.cos(), *grads, *rest, needs)
+    rest = (edge_vec.clone().requires_grad_(), inverse_cutoff, l_max)
+    grads = [grad.requires_grad_() for grad in grads]
+    yield "edge_embedding", rest
+    yield "edge_embedding_backward", (*grads, *rest)
+    yield "edge_embedding_backward", (None, grads[1], *rest)
+
+
+OP_CASES = [
+    OpCase(
+        edge_embedding,
+        reference,
+        differentiable=(0,),
+        samples={
+            f"l_max {l_max} {'one cutoff' if one else 'cutoffs'}": partial(inputs, 45, l_max, one)
+            for l_max in range(5)
+            for one in (False, True)
+        },
+        tiny={f"l_max {l_max}": partial(inputs, 4, l_max) for l_max in (0, 2, 4)},
+        edges={f"{edges} edges": partial(inputs, edges, 2) for edges in (0, 1, 70_000)},
+        many={"l_max 3": partial(inputs, 5000, 3)},
+        called={f"{edges} edges": partial(inputs, edges, 2) for edges in (0, 5)},
+        calls=calls,
+        tolerance={torch.float32: 2e-5, torch.float64: 1e-13},
+        edge_tolerance={torch.float32: 2e-4, torch.float64: 1e-11},
+        isa_eps=100,
+    )
+]
 
 
 @pytest.mark.parametrize("l_max", range(5))
@@ -48,8 +63,11 @@ def test_gradient_of_one_result(l_max, used, device):
     inputs = random_inputs(20, device=device)
     if (l_max, used) == (0, (0,)):
         pytest.skip("Y_00 is a constant")
-    results = second_order(edge_embedding, *inputs, l_max, used)
-    assert_close(results, second_order(reference, *inputs, l_max, used), 1e-13)
+
+    def some_of(function):
+        return derivatives(lambda vec: [function(vec, inputs[1], l_max)[k] for k in used], inputs[:1], (0,))
+
+    assert_close(some_of(edge_embedding), some_of(reference), 1e-13)
 
 
 def test_equals_e3nn(device):
@@ -64,80 +82,11 @@ def test_equals_e3nn(device):
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("l_max", [0, 2, 4])
-def test_gradients(l_max, device):
-    edge_vec, inverse_cutoff = random_inputs(4, device=device)
-
-    def function(edge_vec):
-        return edge_embedding(edge_vec, inverse_cutoff, l_max)
-
-    assert torch.autograd.gradcheck(function, edge_vec.requires_grad_())
-    assert torch.autograd.gradgradcheck(function, edge_vec)
-
-
-def test_third_derivative_is_refused():
-    edge_vec, inverse_cutoff = random_inputs(4)
-    edge_vec.requires_grad_()
-    out = edge_embedding(edge_vec, inverse_cutoff, 2)[0].square().sin().sum()
-    (first,) = torch.autograd.grad(out, edge_vec, create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), edge_vec, create_graph=True)
-    with pytest.raises(NotImplementedError, match="twice, not three times"):
-        second.square().sum().backward()
-
-
-@pytest.mark.parametrize("edges", [0, 5])
-def test_opcheck(edges, device):
-    edge_vec, inverse_cutoff = random_inputs(edges, device=device)
-    grad_sh, grad_length = torch.randn(edges, 9).to(edge_vec), torch.randn(edges, 1).to(edge_vec)
-    library = torch.ops.uqforce
-    torch.library.opcheck(library.edge_embedding, (edge_vec.requires_grad_(), inverse_cutoff, 2))
-    grads = (grad_sh.requires_grad_(), grad_length.requires_grad_())
-    torch.library.opcheck(library.edge_embedding_backward, (*grads, edge_vec, inverse_cutoff, 2))
-    torch.library.opcheck(library.edge_embedding_backward, (None, grads[1], edge_vec, inverse_cutoff, 2))
-    arguments = [t.detach() for t in (edge_vec.cos(), *grads, edge_vec, inverse_cutoff)]
-    for needs in ([True] * 3, [True, False, False]):
-        torch.library.opcheck(library.edge_embedding_double_backward, (*arguments, 2, needs))
-
-
-class Layer(torch.nn.Module):
-    def forward(self, edge_vec: torch.Tensor, inverse_cutoff: torch.Tensor):
-        return edge_embedding(edge_vec, inverse_cutoff, 3)
-
-
-def test_script_save_load(fresh_process, tmp_path):
-    torch.jit.script(Layer()).save(tmp_path / "layer.pt")
-    inputs = random_inputs(50)
-    torch.save(list(inputs), tmp_path / "inputs.pt")
-    fresh_process(
-        """
-        layer = torch.jit.load("layer.pt")
-        edge_vec, inverse_cutoff = torch.load("inputs.pt", weights_only=True)
-        sh, length = layer(edge_vec.requires_grad_(), inverse_cutoff)
-        (first,) = torch.autograd.grad((sh.sin() * length).sum(), edge_vec, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), edge_vec)
-        torch.save([t.detach() for t in (sh, length, first, second)], "results.pt")
-        """
-    )
-    edge_vec, inverse_cutoff = inputs
-    sh, length = edge_embedding(edge_vec.requires_grad_(), inverse_cutoff, 3)
-    (first,) = torch.autograd.grad((sh.sin() * length).sum(), edge_vec, create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), edge_vec)
-    loaded = torch.load(tmp_path / "results.pt", weights_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(loaded, (sh, length, first, second), strict=True))
-
-
-@pytest.mark.parametrize("edges", [0, 1, 70_000])
-def test_edges(edges, device):
-    """No edges, one edge, more than 65 535."""
-    inputs = random_inputs(edges, device=device)
-    assert_close(second_order(edge_embedding, *inputs, 2), second_order(reference, *inputs, 2), 1e-11)
-
-
 def test_length_zero(device, dtype):
     """Two atoms in one place: no direction, no gradient, and no NaN for the other edges."""
     edge_vec, inverse_cutoff = random_inputs(20, dtype, device)
     edge_vec[3] = 0
-    sh, length, first, *second = second_order(edge_embedding, edge_vec, inverse_cutoff, 2)
+    sh, length, first, *second = derivatives(edge_embedding, (edge_vec, inverse_cutoff, 2), (0,))
     assert length[3] == 0 and sh[3].tolist() == [1] + [0] * 8 and first[3].tolist() == [0] * 3
     assert all(t.isfinite().all() for t in (sh, length, first, *second))
 
@@ -147,46 +96,6 @@ def test_nan_stays_nan(device):
     edge_vec[3, 1] = torch.nan
     sh, length = edge_embedding(edge_vec, inverse_cutoff, 2)
     assert sh[3, 1:].isnan().all() and length[3].isnan() and not sh[4:].isnan().any()
-
-
-def test_non_contiguous(device):
-    inputs = random_inputs(30, device=device)
-    strided = [torch.stack([t, t + 1], dim=-1)[..., 0] for t in inputs]
-    assert not any(t.is_contiguous() for t in strided)
-    expected = second_order(edge_embedding, *inputs, 2)
-    assert all(map(torch.equal, second_order(edge_embedding, *strided, 2), expected))
-
-
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(dtype, device):
-    inputs = random_inputs(5000, dtype, device)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 1, 2, 3):
-            torch.set_num_threads(number)
-            results.append(second_order(edge_embedding, *inputs, 3))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
-
-
-ALL_OPS = """
-edge_vec, inverse_cutoff, grad_sh, grad_length = inputs
-library = torch.ops.uqforce
-rest = (edge_vec, inverse_cutoff, 4)
-results = [*library.edge_embedding(*rest), library.edge_embedding_backward(grad_sh, grad_length, *rest)]
-results += library.edge_embedding_double_backward(edge_vec.sin(), grad_sh, grad_length, *rest, [True] * 3)
-"""
-
-
-@pytest.mark.cpu_kernels
-def test_every_instruction_set(dtype, every_instruction_set):
-    edge_vec, inverse_cutoff = random_inputs(37, dtype)
-    grads = torch.randn(37, 25, dtype=dtype), torch.randn(37, 1, dtype=dtype)
-    first, *others = every_instruction_set(ALL_OPS, [edge_vec, inverse_cutoff, *grads])
-    for other in others:
-        assert_close(other, first, 100 * torch.finfo(dtype).eps)
 
 
 def test_bad_arguments():

@@ -1,15 +1,17 @@
 """gmm_nll: the mixture's negative log-likelihood, its gradient and Hessian-vector product."""
 
+from functools import partial
+
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from uqforce._library import build_info
+from tests.ops.op_case import OpCase
 from uqforce.ops import gmm_nll
 from uqforce.reference.gmm_nll import gmm_nll as reference
 
-SIZES = [(0, 3, 2), (1, 1, 1), (5, 7, 3), (100, 16, 20), (333, 33, 5), (40, 128, 4)]  # N, D, M
+SIZES = [(0, 3, 2), (1, 1, 1), (5, 7, 3), (100, 16, 20), (333, 33, 5), (40, 128, 4), (200, 19, 7)]  # N, D, M
 
 
 def make_mixture(components: int, dim: int, seed: int = 0) -> list[Tensor]:
@@ -32,21 +34,45 @@ def make_case(
     return features.to(device, dtype), mixture
 
 
-@pytest.mark.parametrize(("atoms", "dim", "components"), SIZES)
-def test_equals_reference(atoms, dim, components, device, dtype):
-    features, mixture = make_case(atoms, dim, components, device, dtype)
-    exact = features.double().requires_grad_()
-    expected = reference(exact, *[t.double() for t in mixture])
-    (expected_grad,) = torch.autograd.grad(expected.sum(), exact)
-    features.requires_grad_()
-    value = gmm_nll(features, *mixture)
-    (grad,) = torch.autograd.grad(value.sum(), features)
-    assert value.dtype == dtype
-    tolerance = {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-11, "rtol": 1e-11}
-    torch.testing.assert_close(value.double(), expected, **tolerance)
-    torch.testing.assert_close(grad.double(), expected_grad, **tolerance)
-    with torch.no_grad():
-        torch.testing.assert_close(gmm_nll(features, *mixture), value, rtol=0, atol=0)
+def inputs(atoms, dim, components):
+    features, mixture = make_case(atoms, dim, components, "cpu")
+    return features, *mixture
+
+
+def spoiled_below(arguments):
+    """Numbers below the diagonal, which are not read."""
+    features, means, factor, log_weights = arguments
+    return features, means, factor + torch.ones_like(factor).tril(-1), log_weights
+
+
+def calls(features, *mixture):
+    """Every schema of the mixture, with arguments of its own."""
+    vector = torch.randn_like(features).requires_grad_()
+    yield "gmm_nll_hvp", (features, *mixture, vector)
+    features = features.clone().requires_grad_()
+    yield "gmm_nll", (features, *mixture)
+    yield "gmm_nll_grad", (features, *mixture)
+
+
+OP_CASES = [
+    OpCase(
+        gmm_nll,
+        reference,
+        differentiable=(0,),
+        samples={str(sizes): partial(inputs, *sizes) for sizes in SIZES},
+        tiny={"6 atoms": partial(inputs, 6, 5, 4)},
+        edges={
+            "70000 atoms": partial(inputs, 70_000, 3, 2),
+            "below the diagonal": lambda: spoiled_below(inputs(50, 3, 2)),
+        },
+        many={"3001 atoms": partial(inputs, 3001, 17, 9)},
+        called={f"{atoms} atoms": partial(inputs, atoms, 6, 3) for atoms in (0, 9)},
+        calls=calls,
+        tolerance={torch.float32: 1e-4, torch.float64: 1e-11},
+        refusal="third derivatives",
+        isa_eps=1000,
+    )
+]
 
 
 @pytest.mark.parametrize("distance", [0.3, 1.0, 4.0])
@@ -131,16 +157,6 @@ def test_far_outside(device, dtype):
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_gradients(device):
-    features, mixture = make_case(6, 5, 4, device)
-    features.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: gmm_nll(x, *mixture), features)
-    assert torch.autograd.gradgradcheck(lambda x: gmm_nll(x, *mixture), features)
-    vector = torch.randn_like(features).requires_grad_()
-    constant = features.detach()
-    assert torch.autograd.gradcheck(lambda v: torch.ops.uqforce.gmm_nll_hvp(constant, *mixture, v), vector)
-
-
 @pytest.mark.parametrize(("atoms", "dim", "components"), [(100, 16, 20), (333, 33, 5)])
 def test_hessian_product_equals_reference(atoms, dim, components, device, dtype):
     features, mixture = make_case(atoms, dim, components, device, dtype)
@@ -156,65 +172,12 @@ def test_hessian_product_equals_reference(atoms, dim, components, device, dtype)
     )
 
 
-def test_third_derivative_is_refused(device):
-    features, mixture = make_case(3, 2, 2, device)
-    features.requires_grad_()
-    (grad,) = torch.autograd.grad(gmm_nll(features, *mixture).sum(), features, create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), features, create_graph=True)
-    with pytest.raises(NotImplementedError, match="third derivatives"):
-        second.sum().backward()
-
-
-@pytest.mark.parametrize("op", ["gmm_nll", "gmm_nll_grad", "gmm_nll_hvp"])
-def test_opcheck(op, device):
-    features, mixture = make_case(9, 6, 3, device)
-    features.requires_grad_(op != "gmm_nll_hvp")
-    vector = [torch.randn_like(features).requires_grad_()] if op == "gmm_nll_hvp" else []
-    torch.library.opcheck(getattr(torch.ops.uqforce, op).default, (features, *mixture, *vector))
-
-
-class Score(torch.nn.Module):
-    def __init__(self, mixture: list[Tensor]):
-        super().__init__()
-        for name, tensor in zip(("means", "factor", "log_weights"), mixture):
-            self.register_buffer(name, tensor)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return gmm_nll(features, self.means, self.factor, self.log_weights)
-
-
-def test_script_save_load(device, tmp_path, fresh_process):
-    features, mixture = make_case(11, 4, 3, device)
-    torch.jit.script(Score(mixture)).save(tmp_path / "score.pt")
-    torch.save(features, tmp_path / "features.pt")
-    fresh_process(
-        """
-        score = torch.jit.load("score.pt")
-        x = torch.load("features.pt").requires_grad_()
-        value = score(x)
-        grad, = torch.autograd.grad(value.sum(), x, create_graph=True)
-        second, = torch.autograd.grad(grad.square().sum(), x)
-        torch.save((value, grad, second), "out.pt")
-        """
-    )
-    features.requires_grad_()
-    value = gmm_nll(features, *mixture)
-    (grad,) = torch.autograd.grad(value.sum(), features, create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), features)
-    loaded = torch.load(tmp_path / "out.pt")
-    assert all(torch.equal(a, b) for a, b in zip(loaded, (value, grad, second)))
-
-
-def test_edges(device, dtype):
+def test_an_atom_does_not_depend_on_the_others(device, dtype):
     features, mixture = make_case(70_000, 3, 2, device, dtype)
     value = gmm_nll(features, *mixture)
-    few = gmm_nll(features[65_530:65_540], *mixture)
-    assert torch.equal(few, value[65_530:65_540])  # an atom's value does not depend on the others
-    strided = features.repeat(1, 2)[:50, :3]
-    assert not strided.is_contiguous()
-    assert torch.equal(gmm_nll(strided, mixture[0].mT.contiguous().mT, *mixture[1:]), value[:50])
-    below = mixture[1] + torch.ones_like(mixture[1]).tril(-1)
-    assert torch.equal(gmm_nll(features[:50], mixture[0], below, mixture[2]), value[:50])
+    assert torch.equal(gmm_nll(features[65_530:65_540], *mixture), value[65_530:65_540])
+    with torch.no_grad():
+        assert torch.equal(gmm_nll(features.requires_grad_(), *mixture), value)
 
 
 def test_zero_weight_and_nan(device, dtype):
@@ -231,44 +194,6 @@ def test_zero_weight_and_nan(device, dtype):
     value, grad = torch.ops.uqforce.gmm_nll_grad(spoiled, *mixture)
     assert value.isnan().tolist() == [False, False, True, False, False]
     assert grad.isnan().any(1).tolist() == [False, False, True, False, False]
-
-
-def test_bitwise_the_same(device, dtype):
-    """From run to run, and for one thread or two."""
-    features, mixture = make_case(3001, 17, 9, device, dtype)
-    vector = torch.randn_like(features)
-
-    def run() -> list[Tensor]:
-        outputs = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
-        return [*outputs, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, vector)]
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    first, again = run(), run()
-    torch.set_num_threads(2)
-    two = run()
-    torch.set_num_threads(threads)
-    for a, b, c in zip(first, again, two):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-
-
-@pytest.mark.cpu_kernels
-def test_every_instruction_set(every_instruction_set):
-    """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
-    first, *others = every_instruction_set(
-        """
-        results = []
-        for features, mixture in inputs:
-            value, grad = torch.ops.uqforce.gmm_nll_grad(features, *mixture)
-            results += [value, grad, torch.ops.uqforce.gmm_nll_hvp(features, *mixture, grad)]
-        """,
-        [make_case(200, 19, 7, "cpu", dtype) for dtype in (torch.float32, torch.float64)],
-    )
-    for other in others:
-        for a, b in zip(other, first, strict=True):
-            tolerance = 1000 * torch.finfo(b.dtype).eps
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
 
 
 @pytest.mark.parametrize(
@@ -308,14 +233,3 @@ def test_parameters_that_are_no_mixture(change, message, device, cuda_kernels):
         return
     with pytest.raises(ValueError, match=message):
         gmm_nll(features, *change(*mixture))
-
-
-def test_without_cuda():
-    """A CUDA tensor in a build without CUDA kernels meets one clear sentence."""
-    if build_info()["cuda_archs"] is not None:
-        pytest.skip("this build has CUDA kernels")
-    features, mixture = make_case(2, 3, 2, "cpu")
-    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    for op, more in (("gmm_nll", []), ("gmm_nll_grad", []), ("gmm_nll_hvp", [features])):
-        with pytest.raises(NotImplementedError, match="without CUDA kernels for uqforce::gmm_nll"):
-            getattr(torch.ops.uqforce, op).default.redispatch(cuda, features, *mixture, *more)

@@ -1,6 +1,7 @@
-"""neighbor_list, edge_vectors: the six tests of every op, other programs' lists, and bad input."""
+"""neighbor_list, edge_vectors: their cases of the six tests, other programs' lists, and bad input."""
 
 import itertools
+from functools import partial
 
 import ase
 import ase.build
@@ -10,14 +11,11 @@ import torch
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
 from vesin import NeighborList as VesinList
 
-import uqforce
+from tests.ops.op_case import OpCase
 from uqforce.ops.neighbor_list import edge_vectors, neighbor_list
 from uqforce.reference import neighbor_list as reference
-
-OPS = torch.ops.uqforce
 
 
 def random_structure(rng, max_atoms=12, min_height=1.0):
@@ -71,7 +69,92 @@ def batch_of(structures):
 # ---- the six tests
 
 
-def test_equals_the_reference(device, dtype):
+def list_inputs(structures, cutoff=3.0):
+    positions, cell, pbc, batch = batch_of([make() for make in structures])
+    return positions, cell, pbc, cutoff, batch
+
+
+def vector_inputs(structures, cutoff=3.0):
+    """The edges of a list in another order."""
+    positions, cell, _, _, batch = arguments = list_inputs(structures, cutoff)
+    found = neighbor_list(*arguments)
+    order = torch.randperm(found.edge_vec.shape[0], generator=torch.Generator().manual_seed(0))
+    return positions, cell, found.edge_index[:, order], found.cell_shift[order], batch
+
+
+def nothing(atoms=0, structures=1):
+    """Atoms, one in each of the first cells, without neighbours."""
+    return (
+        torch.zeros(atoms, 3, dtype=torch.float64),
+        10 * torch.eye(3, dtype=torch.float64).repeat(structures, 1, 1),
+        torch.ones(structures, 3, dtype=torch.bool),
+        3.0,
+        torch.arange(atoms),
+    )
+
+
+def alone(periodic):
+    """One atom that sees its own images, or nothing, in a cell smaller than the cutoff."""
+    position, cell = torch.full((1, 3), 7.3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)[None]
+    return position, cell, torch.full((1, 3), periodic), 2.5, None
+
+
+def calls_of_list(positions, cell, pbc, cutoff, batch):
+    leaves = (positions.clone().requires_grad_(), cell.clone().requires_grad_())
+    # opcheck's last test adds the float output to the sum of an integer one in place
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    yield "neighbor_list", (*leaves, pbc, cutoff, batch), *tests
+
+
+def calls_of_vectors(positions, cell, edge_index, cell_shift, batch):
+    leaves = (positions.clone().requires_grad_(), cell.clone().requires_grad_())
+    yield "edge_vectors", (*leaves, edge_index, cell_shift, batch)
+    grad = positions.new_ones(len(cell_shift), 3).requires_grad_()
+    yield "edge_vectors_backward", (grad, edge_index, cell_shift, batch, len(positions), len(cell))
+
+
+TWO = [partial(crystal, 1), partial(crystal, 1, seed=3)]
+MIXED = [partial(crystal, n, 0.1, n) for n in (3, 1, 6)]
+MIXED += [lambda make=make: isolated(*make()) for make in MIXED]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
+# Perfect crystals too, whose shells lie at the cutoff: rounding decides, and alike for every instruction set.
+SHELLS = [partial(crystal, n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0), (4, 0), (5, 0))]
+SHELLS += [lambda make=make: isolated(*make()) for make in SHELLS]
+EMPTY = {"no atoms": nothing, "no structures": partial(nothing, 0, 0), "no pairs": partial(nothing, 1, 3)}
+OP_CASES = [
+    OpCase(
+        neighbor_list,
+        reference.neighbor_list,
+        differentiable=(0, 1),
+        csrc="neighbor_list",
+        samples={"two crystals": partial(list_inputs, TWO), "crystals": partial(list_inputs, MIXED, 4.5)},
+        tiny={"two crystals": partial(list_inputs, TWO)},
+        edges={**EMPTY, "images": partial(alone, True), "no images": partial(alone, False)},
+        many={"crystals": partial(list_inputs, MIXED, 4.5)},
+        elsewhere={"shells at the cutoff": partial(list_inputs, SHELLS, 5.43 / 2**0.5)},
+        called={"two crystals": partial(list_inputs, TWO), **EMPTY},
+        calls=calls_of_list,
+        tolerance=TOLERANCE,
+        refusal="",  # linear
+    ),
+    OpCase(
+        edge_vectors,
+        reference.edge_vectors,
+        differentiable=(0, 1),
+        csrc="neighbor_list",
+        samples={"two crystals": partial(vector_inputs, TWO), "crystals": partial(vector_inputs, MIXED, 4.5)},
+        tiny={"two crystals": partial(vector_inputs, TWO)},
+        edges={"no edges": partial(vector_inputs, TWO, 0.1)},
+        many={"crystals": partial(vector_inputs, MIXED, 4.5)},
+        called={"two crystals": partial(vector_inputs, TWO)},
+        calls=calls_of_vectors,
+        tolerance=TOLERANCE,
+        refusal="",  # linear
+    ),
+]
+
+
+def test_random_structures_equal_the_reference(device, dtype):
     rng = np.random.default_rng(1)
     for _ in range(60):
         positions, cell, pbc, cutoff = random_structure(rng)
@@ -88,49 +171,6 @@ def test_equals_the_reference(device, dtype):
         )
         again = edge_vectors(inputs[0], inputs[1], ours.edge_index, ours.cell_shift)
         assert torch.equal(again, ours.edge_vec)
-
-
-def test_gradients(device):
-    one, two = crystal(1, device=device), crystal(1, seed=3, device=device)
-    positions, cell, pbc, batch = batch_of([one, two])
-    positions.requires_grad_()
-    cell.requires_grad_()
-    found = neighbor_list(positions, cell, pbc, 3.0, batch)
-    shuffle = torch.randperm(found.edge_vec.shape[0], generator=torch.Generator().manual_seed(0))
-    index, shift = found.edge_index[:, shuffle], found.cell_shift[shuffle]
-    assert not index.requires_grad and not shift.requires_grad and shift.abs().sum() > 0
-
-    def by_list(r, c):
-        return neighbor_list(r, c, pbc, 3.0, batch).edge_vec
-
-    def by_edges(r, c):
-        return edge_vectors(r, c, index, shift, batch)
-
-    for function in (by_list, by_edges):
-        assert gradcheck(function, (positions, cell))
-        assert gradgradcheck(lambda r, c, f=function: f(r, c).pow(3), (positions, cell))
-
-    def backward(grad):
-        return OPS.edge_vectors_backward(grad, index, shift, batch, len(positions), 2)
-
-    grad = torch.randn(index.shape[1], 3, dtype=torch.float64, device=device, requires_grad=True)
-    assert gradcheck(backward, (grad,))
-    assert gradgradcheck(backward, (grad,))
-
-
-def test_opcheck(device):
-    positions, cell, pbc, batch = batch_of([crystal(1, device=device), crystal(1, seed=3, device=device)])
-    found = neighbor_list(positions, cell, pbc, 3.0, batch)
-    differentiable = (positions.requires_grad_(), cell.requires_grad_())
-    # opcheck's last test adds the float output to the sum of an integer one in place; the next test does
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(OPS.neighbor_list, (*differentiable, pbc, 3.0, batch), test_utils=tests)
-    torch.library.opcheck(OPS.edge_vectors, (*differentiable, found.edge_index, found.cell_shift, batch))
-    grad = torch.randn_like(found.edge_vec).requires_grad_()
-    sizes = (len(positions), len(cell))
-    torch.library.opcheck(
-        OPS.edge_vectors_backward, (grad, found.edge_index, found.cell_shift, batch, *sizes)
-    )
 
 
 def energy_of(positions, cell, pbc):
@@ -173,7 +213,7 @@ class Forces(torch.nn.Module):
         return energy.detach(), grad
 
 
-def test_script_save_load_in_a_fresh_process(device, tmp_path, fresh_process):
+def test_forces_in_a_fresh_process(device, tmp_path, fresh_process):
     inputs = crystal(device=device)
     expected = Forces()(*inputs, 3.0)
     torch.jit.script(Forces()).save(tmp_path / "model.pt")
@@ -190,12 +230,6 @@ def test_script_save_load_in_a_fresh_process(device, tmp_path, fresh_process):
 def test_edges_of_the_domain(device, dtype):
     options = {"dtype": dtype, "device": device}
     box, periodic = torch.eye(3, **options)[None] * 10, torch.ones(1, 3, dtype=torch.bool, device=device)
-    for n, batch, structures in ((0, None, 1), (1, None, 1), (0, torch.zeros(0, dtype=torch.int64), 0)):
-        batch = None if batch is None else batch.to(device)
-        cells, pbc = box.expand(structures, 3, 3), periodic.expand(structures, 3)
-        found = neighbor_list(torch.zeros(n, 3, **options), cells, pbc, 3.0, batch)
-        assert [tuple(t.shape) for t in found] == [(2, 0), (0, 3), (0, 3)]
-        assert [t.dtype for t in found] == [torch.int64, torch.int64, dtype]
     # no neighbours: just beyond the cutoff, which is not included
     pair = torch.tensor([[0.0, 0, 0], [3.0, 0, 0]], **options)
     assert neighbor_list(pair, box, periodic, 3.0).edge_vec.shape[0] == 0
@@ -215,16 +249,6 @@ def test_edges_of_the_domain(device, dtype):
     three = torch.cat([pair, pair[:1]])
     found = neighbor_list(three, box.repeat(5, 1, 1), periodic.repeat(5, 1), 3.5, batch)
     assert found.edge_index.tolist() == [[0, 1], [1, 0]]
-    # not contiguous
-    positions, cell, pbc = crystal(dtype=dtype, device=device)
-    straight = neighbor_list(positions, cell, pbc, 4.0)
-    strided = neighbor_list(
-        positions.t().contiguous().t(), cell.mT.contiguous().mT, pbc.expand(3, 3)[::2][:1], 4.0
-    )
-    for a, b in zip(straight, strided):
-        assert torch.equal(a, b)
-    vec = edge_vectors(positions, cell, straight.edge_index.t().contiguous().t(), straight.cell_shift)
-    assert torch.equal(vec, straight.edge_vec)
 
 
 def test_more_than_65535_atoms(device):
@@ -239,40 +263,6 @@ def test_more_than_65535_atoms(device):
     order = np.lexsort((*shifts.T[::-1], j, i))
     assert np.array_equal(found.edge_index.cpu(), np.stack([i, j])[:, order].astype(int))
     assert np.array_equal(found.cell_shift.cpu(), shifts[order].astype(int))
-
-
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(device, dtype):
-    structures = [crystal(n, 0.1, n, dtype, device) for n in (3, 1, 6)]
-    structures += [isolated(*one) for one in structures]
-    positions, cell, pbc, batch = batch_of(structures)
-    positions.requires_grad_()
-    cell.requires_grad_()
-
-    def run():
-        found = neighbor_list(positions, cell, pbc, 4.5, batch)
-        grads = torch.autograd.grad(found.edge_vec.sin().sum(), [positions, cell])
-        return *found, *grads
-
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        first = run()
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            for a, b in zip(first, run()):
-                assert torch.equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.mark.cpu_kernels
-def test_bitwise_the_same_for_every_instruction_set(every_instruction_set):
-    structures = [crystal(n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0))]
-    structures += [isolated(*crystal(n, noise, n)) for n, noise in ((3, 0.1), (1, 0), (4, 0), (5, 0))]
-    positions, cell, pbc, batch = batch_of(structures)
-    inputs = [positions, cell, pbc, 5.43 / 2**0.5, batch]
-    for found in every_instruction_set("results = torch.ops.uqforce.neighbor_list(*inputs)", inputs):
-        assert all(map(torch.equal, found, neighbor_list(*inputs)))
 
 
 # ---- other programs' lists
@@ -502,12 +492,4 @@ def test_bad_edges_are_refused():
     with pytest.raises(TypeError, match="edge_index is Int, expected Long"):
         edge_vectors(positions, cell, index.int(), shift)
     with pytest.raises(ValueError, match="grad has shape"):
-        OPS.edge_vectors_backward(torch.zeros(3, 3), index, shift, None, 16, 1)
-
-
-@pytest.mark.skipif(uqforce.build_info()["cuda_archs"] is not None, reason="this build has CUDA kernels")
-def test_cuda_without_kernels_says_so():
-    positions, cell, pbc = crystal()
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(NotImplementedError, match="built without CUDA kernels for uqforce::neighbor_list"):
-        OPS.neighbor_list.default.redispatch(keys, positions, cell, pbc, 3.0, None)
+        torch.ops.uqforce.edge_vectors_backward(torch.zeros(3, 3), index, shift, None, 16, 1)

@@ -1,13 +1,10 @@
-"""The tests of the convolution's inference form; it has one derivative, so no second one is tested."""
-
-import os
-import subprocess
-import sys
+"""The convolution's inference form: its cases of the six tests; it has one derivative."""
 
 import pytest
 import torch
 from e3nn.o3 import Irreps, spherical_harmonics
 
+from tests.ops.op_case import OpCase
 from uqforce.ops import (
     BlockSpec,
     TensorProductSpec,
@@ -23,9 +20,20 @@ from uqforce.reference.tabulated_conv import tabulated_conv as reference
 
 
 class Case:
-    """A convolution with two types of atoms, edges sorted by centre, the last three atoms without any."""
+    """A convolution with two types of atoms, edges sorted by centre or not, none at the last three atoms."""
 
-    def __init__(self, irreps_in, l_max, irreps_out, nodes=30, edges=500, intervals=16, seed=0):
+    def __init__(
+        self,
+        irreps_in,
+        l_max,
+        irreps_out,
+        nodes=30,
+        edges=500,
+        intervals=16,
+        seed=0,
+        unsorted=False,
+        cotangents=3,
+    ):
         generator = torch.Generator().manual_seed(seed)
 
         def randn(*shape):
@@ -35,7 +43,8 @@ class Case:
         wanted = Irreps([(5 + 14 * k, ir) for k, (_, ir) in enumerate(self.spec.irreps_out)])
         self.map = BlockSpec(self.spec.irreps_out, wanted, fan=0)
         index = torch.randint(max(nodes - 3, 1), (2, edges), generator=generator)
-        index[0] = index[0].sort().values
+        if not unsorted:
+            index[0] = index[0].sort().values
         self.tensors = {
             "x": randn(nodes, self.spec.dim_in),
             "edge_vec": 1.5 * randn(edges, 3),  # some beyond the cutoffs
@@ -45,7 +54,7 @@ class Case:
             "table": randn((intervals + 5) * self.spec.weight_numel),
             "linear": randn(self.map.weight_numel),
         }
-        self.cotangents = randn(3, nodes, self.map.dim_out)
+        self.cotangents = randn(cotangents, nodes, self.map.dim_out)
 
     def arguments(self, dtype=torch.float64, device="cpu", **changed):
         tensors = {**self.tensors, **changed}
@@ -70,36 +79,91 @@ CASES = {
 }
 
 
+CROWDED = {"nodes": 12, "edges": 150}  # as many edges per centre as in a solid
+
+
 @pytest.fixture(params=CASES)
 def case(request):
-    return Case(*CASES[request.param], edges=150 if request.config.getoption("emulate") else 500)
+    return Case(*CASES[request.param], **CROWDED)
 
 
-def assert_close(got, want, dtype):
-    assert got.dtype == dtype and got.shape == want.shape
-    tolerance = 5e-6 if dtype == torch.float32 else 1e-13
-    if want.numel():
-        assert (got.double() - want.double()).abs().max() <= tolerance * want.abs().max()
+def untransposed(linear, linear_spec):
+    """The weights of which `linear` is `BlockSpec.transpose`."""
+    blocks = sorted((linear_spec[k : k + 6] for k in range(4, len(linear_spec), 6)), key=lambda b: b[5])
+    parts = linear.split([mul_in * mul_out for _, mul_in, mul_out, *_ in blocks])
+    matrices = [part.view(mul_out, mul_in) for (_, mul_in, mul_out, *_), part in zip(blocks, parts)]
+    return torch.cat([matrix.t().flatten() for matrix in matrices])
 
 
-def reference_vjp(case, dtype=torch.float64):
-    arguments = [
-        t.double() if torch.is_tensor(t) and t.is_floating_point() else t for t in case.arguments(dtype)
-    ]
-    inputs = [t.requires_grad_() for t in arguments[:2]]
-    out = reference(*arguments)
-    gradients = [
-        torch.autograd.grad(out, inputs, c.to(dtype).double(), retain_graph=True) for c in case.cotangents
-    ]
-    return out.detach(), *(torch.stack(parts) for parts in zip(*gradients))
+def reference_vjp(cotangents, x, edge_vec, *rest):
+    """The definition's gradients, of one cotangent after the other."""
+    *tensors, linear, conv_spec, linear_spec, _ = rest
+    inputs = [t.detach().requires_grad_() for t in (x, edge_vec)]
+    out = reference(*inputs, *tensors, untransposed(linear, linear_spec), conv_spec, linear_spec)
+    gradients = [torch.autograd.grad(out, inputs, c, retain_graph=True) for c in cotangents]
+    return tuple(torch.stack(parts) for parts in zip(*gradients))
 
 
-def test_equals_reference(case, dtype, device):
-    out, dx, dvec = reference_vjp(case, dtype)
-    assert_close(tabulated_conv(*case.arguments(dtype, device)).cpu(), out, dtype)
-    got = tabulated_conv_vjp(*case.vjp_arguments(dtype, device))
-    assert_close(got[0].cpu(), dx, dtype)
-    assert_close(got[1].cpu(), dvec, dtype)
+def calls(*arguments):
+    yield "tabulated_conv", arguments
+    leaf = arguments[0].clone().requires_grad_()
+    # not the test of compiled gradients, which wants a second derivative
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    yield "tabulated_conv", (leaf, *arguments[1:]), *tests
+
+
+def calls_of_vjp(*arguments):
+    yield "tabulated_conv_vjp", arguments
+
+
+def samples(arguments):
+    """The samples of both ops, made by `arguments(case)`."""
+
+    def made(name, unsorted=False, **sizes):
+        return lambda: arguments(Case(*CASES[name], unsorted=unsorted, **sizes))
+
+    return {
+        "samples": {
+            f"{name}{' unsorted' * unsorted}": made(name, unsorted, **CROWDED)
+            for name in CASES
+            for unsorted in (False, True)
+        },
+        "tiny": {"tiny": made("tiny", nodes=6, edges=14)},
+        "edges": {
+            f"{nodes} nodes {edges} edges": made("tails", nodes=nodes, edges=edges)
+            for nodes, edges in ((0, 0), (1, 0), (1, 70), (5, 3), (3, 400))
+        },
+        # cotangents enough for two threads to share, not for three
+        "many": {name: made(name, cotangents=9) for name in CASES},
+        "called": {f"{edges} edges": made("tiny", edges=edges) for edges in (0, 40)},
+    }
+
+
+TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-13}
+OP_CASES = [
+    OpCase(
+        tabulated_conv,
+        reference,
+        differentiable=(0, 1),
+        order=1,
+        **samples(Case.arguments),
+        calls=calls,
+        tolerance=TOLERANCE,
+        refusal="differentiated once",
+        isa_eps=50,
+    ),
+    OpCase(
+        tabulated_conv_vjp,
+        reference_vjp,
+        differentiable=(),
+        order=0,
+        csrc="tabulated_conv",
+        **samples(lambda case: [*case.vjp_arguments(), True]),
+        calls=calls_of_vjp,
+        tolerance=TOLERANCE,
+        isa_eps=50,
+    ),
+]
 
 
 def test_reference_harmonics_are_e3nns():
@@ -135,13 +199,6 @@ def test_equals_the_convolution_that_it_tabulates():
     assert errors[1] < errors[0] / 30 and errors[1] < 1e-6  # sixth order
 
 
-def test_gradients(device):
-    case = Case(*CASES["tiny"], nodes=6, edges=14)
-    arguments = case.arguments(device=device)
-    inputs = [t.requires_grad_() for t in arguments[:2]]
-    assert torch.autograd.gradcheck(lambda *moving: tabulated_conv(*moving, *arguments[2:]), inputs)
-
-
 def test_smooth_at_the_cutoff(device):
     """An edge that crosses its cutoff enters with the third power of the distance."""
     case = Case("2x0e", 1, "0e + 1o", nodes=2, edges=1)
@@ -158,54 +215,11 @@ def test_smooth_at_the_cutoff(device):
     assert values[0] / values[1] == pytest.approx(8, rel=0.2)
 
 
-def test_second_derivative_and_other_gradients_are_refused():
-    case = Case(*CASES["tiny"])
-    arguments = case.arguments()
-    arguments[0].requires_grad_()
-    (dx,) = torch.autograd.grad(tabulated_conv(*arguments).sum(), arguments[0], create_graph=True)
-    with pytest.raises(NotImplementedError, match="differentiated once"):
-        dx.sum().backward()
+def test_other_gradients_are_refused():
+    arguments = Case(*CASES["tiny"]).arguments()
     arguments[5].requires_grad_()
     with pytest.raises(RuntimeError, match="table requires a gradient"):
         tabulated_conv(*arguments)
-
-
-@pytest.mark.parametrize("edges", [0, 40])
-def test_opcheck(edges, device):
-    case = Case(*CASES["tiny"], edges=edges)
-    value, vjp = torch.ops.uqforce.tabulated_conv.default, torch.ops.uqforce.tabulated_conv_vjp.default
-    torch.library.opcheck(value, tuple(case.arguments(device=device)))
-    torch.library.opcheck(vjp, (*case.vjp_arguments(device=device), True))
-    arguments = case.arguments(device=device)
-    arguments[0].requires_grad_()
-    # not the test of compiled gradients, which wants a second derivative
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(value, tuple(arguments), test_utils=checks)
-
-
-def test_script_save_load(fresh_process, tmp_path):
-    case = Case(*CASES["tails"])
-    torch.jit.script(tabulated_conv).save(str(tmp_path / "value.pt"))
-    torch.jit.script(tabulated_conv_vjp).save(str(tmp_path / "vjp.pt"))
-    cases = [(case.arguments(), tabulated_conv(*case.arguments()))]
-    cases.append(([*case.vjp_arguments(), True], tabulated_conv_vjp(*case.vjp_arguments())))
-    torch.save(cases, tmp_path / "cases")
-    fresh_process("""
-        value, vjp = torch.load("cases", weights_only=True)
-        assert torch.equal(torch.jit.load("value.pt")(*value[0]), value[1])
-        got = torch.jit.load("vjp.pt")(*vjp[0])
-        assert all(torch.equal(a, b) for a, b in zip(got, vjp[1]))
-    """)
-
-
-@pytest.mark.parametrize(("nodes", "edges"), [(0, 0), (1, 0), (1, 70), (5, 3), (3, 400)])
-def test_small_and_crowded(nodes, edges, dtype, device):
-    case = Case(*CASES["tails"], nodes=nodes, edges=edges)
-    out, dx, dvec = reference_vjp(case, dtype)
-    assert_close(tabulated_conv(*case.arguments(dtype, device)).cpu(), out, dtype)
-    got = tabulated_conv_vjp(*case.vjp_arguments(dtype, device))
-    assert_close(got[0].cpu(), dx, dtype)
-    assert_close(got[1].cpu(), dvec, dtype)
 
 
 def test_without_the_gradient_of_x(case, device):
@@ -229,67 +243,12 @@ def test_more_than_65535_nodes(device):
     assert torch.equal(tabulated_conv(*arguments)[69_000:], got[69_000:])
 
 
-def test_unsorted_and_non_contiguous(case, device):
-    order = torch.randperm(len(case.tensors["edge_vec"]), generator=torch.Generator().manual_seed(1))
-    vec, index = case.tensors["edge_vec"][order], case.tensors["edge_index"][:, order]
-    x = case.tensors["x"].t().contiguous().t()
-    out, dx, dvec = reference_vjp(case)
-    changed = {"edge_vec": vec, "edge_index": index, "x": x}
-    assert_close(tabulated_conv(*case.arguments(device=device, **changed)).cpu(), out, torch.float64)
-    got = tabulated_conv_vjp(*case.vjp_arguments(device=device, **changed))
-    assert_close(got[0].cpu(), dx, torch.float64)
-    assert_close(got[1].cpu(), dvec[:, order], torch.float64)
-
-
 def test_nan_shows(device):
     case = Case(*CASES["tiny"])
     vec = case.tensors["edge_vec"].clone()
     vec[7] = float("nan")
     out = tabulated_conv(*case.arguments(device=device, edge_vec=vec))
     assert out[case.tensors["edge_index"][0, 7]].isnan().any()
-
-
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, dtype, device, cuda_kernels):
-    threads = torch.get_num_threads()
-    if not cuda_kernels:  # enough for two threads to share them, not for three
-        case.cotangents = case.cotangents.repeat(3, 1, 1)
-    results = []
-    for count in (1, 1) if cuda_kernels else (1, 1, 2, 3):
-        torch.set_num_threads(count)
-        results.append(
-            [
-                tabulated_conv(*case.arguments(dtype, device)),
-                *tabulated_conv_vjp(*case.vjp_arguments(dtype, device)),
-            ]
-        )
-    torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
-
-
-COMPARE = """
-import sys, torch
-from tests.ops.test_tabulated_conv import CASES, Case, assert_close, reference_vjp
-from uqforce.ops import tabulated_conv, tabulated_conv_vjp
-for dtype in (torch.float32, torch.float64):
-    for parameters in CASES.values():
-        case = Case(*parameters)
-        got = [tabulated_conv(*case.arguments(dtype)), *tabulated_conv_vjp(*case.vjp_arguments(dtype))]
-        for a, b in zip(got, reference_vjp(case, dtype)):
-            assert_close(a, b, dtype)
-print(torch.ops.uqforce.build_info())
-"""
-
-
-@pytest.mark.cpu_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPARE], capture_output=True, text=True,
-                          env={**os.environ, "UQFORCE_ISA": isa, "PYTHONPATH": "."})  # fmt: skip
-    if "UQFORCE_ISA" in done.stderr:
-        pytest.skip(f"this processor lacks {isa}")
-    assert done.returncode == 0, done.stderr
-    assert f'"instruction_set": "{isa}"' in done.stdout
 
 
 def test_bad_arguments(device, cuda_kernels):

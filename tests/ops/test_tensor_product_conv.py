@@ -1,4 +1,4 @@
-"""The six tests of the convolution, and its equality with e3nn's tensor product."""
+"""The convolution: its case of the six tests, and its equality with e3nn's tensor product."""
 
 import random
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from uqforce._library import build_info
+from tests.ops.op_case import OpCase, assert_close, derivatives
 from uqforce.ops.irreps import from_e3nn, to_e3nn
 from uqforce.ops.tensor_product_conv import TensorProductSpec, tensor_product_conv
 from uqforce.reference.tensor_product_conv import tensor_product_conv as reference_conv
@@ -38,37 +38,49 @@ def random_inputs(spec, nodes, edges, dtype, device="cpu", seed=0):
     return *tensors, random_graph(nodes, edges, device, generator)
 
 
-def second_order(conv, x, sh, weight, edge_index, spec):
-    """Value, first derivatives, and the derivatives of a function of them: all three ops."""
-    generator = torch.Generator().manual_seed(1)
-
-    def random_like(tensor):
-        return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator).to(tensor.device)
-
-    inputs = [t.detach().requires_grad_() for t in (x, sh, weight)]
-    out = conv(*inputs, edge_index, spec.flat)
-    grad = random_like(out).requires_grad_()
-    first = torch.autograd.grad(out, inputs, grad, create_graph=True)
-    second = torch.autograd.grad(first, [grad, *inputs], [random_like(t) for t in first])
-    return out, *first, *second
+def inputs(spec, nodes, edges):
+    return *random_inputs(spec, nodes, edges, torch.float64), spec.flat
 
 
-def assert_close(actual, expected, tolerance):
-    """Largest error relative to the largest entry."""
-    for a, b in zip(actual, expected, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        if b.numel():
-            assert (a - b).abs().max() <= tolerance * b.abs().max()
+def calls(x, sh, weight, edge_index, flat):
+    """Every schema of the convolution, with arguments of its own."""
+    grad = torch.randn_like(tensor_product_conv(x, sh, weight, edge_index, flat))
+    for cotangents in ((x, sh, weight), (x, None, None)):
+        arguments = (*cotangents, grad, x, sh, weight, edge_index, flat, [True] * 4)
+        yield "tensor_product_conv_double_backward", arguments
+    x, sh, weight, grad = (t.clone().requires_grad_() for t in (x, sh, weight, grad))
+    yield "tensor_product_conv", (x, sh, weight, edge_index, flat)
+    for needs in ([True] * 3, [False, True, False]):
+        yield "tensor_product_conv_backward", (grad, x, sh, weight, edge_index, flat, needs)
 
 
-def test_equals_reference(spec, dtype, device):
-    inputs = random_inputs(spec, 7, 60, dtype, device)
-    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    assert_close(
-        second_order(tensor_product_conv, *inputs, spec),
-        second_order(reference_conv, *inputs, spec),
-        tolerance,
+EVERY_DEGREE = [(1, (l, p)) for l in range(5) for p in (1, -1)]
+OP_CASES = [
+    OpCase(
+        tensor_product_conv,
+        reference_conv,
+        differentiable=(0, 1, 2),
+        samples={name: partial(inputs, spec, 7, 60) for name, spec in SPECS.items()},
+        elsewhere={
+            irreps: partial(inputs, TensorProductSpec(irreps, 4, EVERY_DEGREE), 5, 80)
+            for irreps in ("40x0e + 33x1o + 5x2e", "3x4e + 17x3o + 1x1e")
+        },
+        tiny={
+            "tiny": partial(inputs, TINY, 3, 5),
+            "l = 2": partial(inputs, TensorProductSpec("2x1o + 1x2e", 2, "1o + 2e"), 3, 5),
+        },
+        edges={
+            # no atoms, one atom, self-edges only, no neighbours, many edges per atom
+            f"{nodes} nodes {edges} edges": partial(inputs, SMALL, nodes, edges)
+            for nodes, edges in ((0, 0), (1, 0), (1, 3), (6, 0), (2, 500))
+        },
+        many={name: partial(inputs, spec, 50, 1500) for name, spec in SPECS.items()},
+        called={f"{edges} edges": partial(inputs, TINY, 3, edges) for edges in (0, 5)},
+        calls=calls,
+        tolerance={torch.float32: 1e-5, torch.float64: 1e-13},
+        isa_eps=50,
     )
+]
 
 
 def random_case(seed):
@@ -104,11 +116,9 @@ def test_random_specs_equal_reference(seed, device):
         pytest.skip("twenty of them: the reference is slow on a GPU")
     generator, spec, tensors, edge_index = random_case(seed)
     tensors, edge_index = [tensor.to(device) for tensor in tensors], edge_index.to(device)
-    assert_close(
-        second_order(tensor_product_conv, *tensors, edge_index, spec),
-        second_order(reference_conv, *tensors, edge_index, spec),
-        1e-13,
-    )
+    arguments = (*tensors, edge_index, spec.flat)
+    expected = derivatives(reference_conv, arguments, (0, 1, 2))
+    assert_close(derivatives(tensor_product_conv, arguments, (0, 1, 2)), expected, 1e-13)
     grad = torch.randn(tensors[0].shape[0], spec.dim_out, dtype=torch.float64, device=device)
     arguments = (grad, *tensors, edge_index, spec.flat)
     library = torch.ops.uqforce
@@ -137,18 +147,6 @@ def test_paths_that_share_some_columns_of_x():
     assert ours[1][:, 5].eq(0).all()
 
 
-@pytest.mark.parametrize("spec", [TINY, TensorProductSpec("2x1o + 1x2e", 2, "1o + 2e")])
-def test_gradients(spec, device):
-    *tensors, edge_index = random_inputs(spec, 3, 5, torch.float64, device)
-    inputs = [t.requires_grad_() for t in tensors]
-
-    def conv(x, sh, weight):
-        return tensor_product_conv(x, sh, weight, edge_index, spec.flat)
-
-    assert torch.autograd.gradcheck(conv, inputs)
-    assert torch.autograd.gradgradcheck(conv, inputs)
-
-
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)])
 def test_gradients_of_some_inputs(needed, device):
     """Gradients that are not asked for are not computed, and the others do not change."""
@@ -174,35 +172,6 @@ def test_gradients_of_some_inputs(needed, device):
     assert_close(some_second, expected(needed), 1e-13)
 
 
-def test_third_derivative_is_refused():
-    *tensors, edge_index = random_inputs(TINY, 3, 5, torch.float64)
-    inputs = [t.requires_grad_() for t in tensors]
-    first = torch.autograd.grad(
-        tensor_product_conv(*inputs, edge_index, TINY.flat).square().sum(), inputs, create_graph=True
-    )
-    second = torch.autograd.grad(first[0].square().sum(), inputs, create_graph=True)
-    with pytest.raises(NotImplementedError, match="twice, not three times"):
-        second[1].square().sum().backward()
-
-
-@pytest.mark.parametrize("edges", [0, 5])
-def test_opcheck(edges, device):
-    x, sh, weight, edge_index = random_inputs(TINY, 3, edges, torch.float64, device)
-    grad = torch.randn(3, TINY.dim_out, dtype=torch.float64, device=device)
-    x, sh, weight, grad = (t.requires_grad_() for t in (x, sh, weight, grad))
-    library = torch.ops.uqforce
-    torch.library.opcheck(library.tensor_product_conv, (x, sh, weight, edge_index, TINY.flat))
-    arguments = (grad, x, sh, weight, edge_index, TINY.flat)
-    torch.library.opcheck(library.tensor_product_conv_backward, (*arguments, [True] * 3))
-    torch.library.opcheck(library.tensor_product_conv_backward, (*arguments, [False, True, False]))
-    detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
-    for cotangents in ([x, sh, weight], [x, None, None]):
-        cotangents = [None if t is None else t.detach() for t in cotangents]
-        torch.library.opcheck(
-            library.tensor_product_conv_double_backward, (*cotangents, *detached, [True] * 4)
-        )
-
-
 def test_export_keeps_sizes_dynamic():
     class Layer(torch.nn.Module):
         def forward(self, x, sh, weight, edge_index):
@@ -215,66 +184,6 @@ def test_export_keeps_sizes_dynamic():
     ).module()
     inputs = random_inputs(SMALL, 9, 31, torch.float32)
     assert torch.equal(exported(*inputs), Layer()(*inputs))
-
-
-class Layer(torch.nn.Module):
-    """Convolution with a spec held as an attribute, as in a model."""
-
-    def __init__(self, spec: list[int]):
-        super().__init__()
-        self.spec = spec
-
-    def forward(self, x: torch.Tensor, sh: torch.Tensor, weight: torch.Tensor, edge_index: torch.Tensor):
-        return tensor_product_conv(x, sh, weight, edge_index, self.spec)
-
-
-def test_script_save_load(fresh_process, tmp_path):
-    torch.jit.script(Layer(SMALL.flat)).save(tmp_path / "layer.pt")
-    inputs = random_inputs(SMALL, 5, 30, torch.float64)
-    torch.save(list(inputs), tmp_path / "inputs.pt")
-    fresh_process(
-        """
-        layer = torch.jit.load("layer.pt")
-        x, sh, weight, edge_index = torch.load("inputs.pt", weights_only=True)
-        inputs = [t.requires_grad_() for t in (x, sh, weight)]
-        out = layer(*inputs, edge_index)
-        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(t.square().sum() for t in first), inputs)
-        torch.save([t.detach() for t in (out, *first, *second)], "results.pt")
-        """
-    )
-    leaves = [t.requires_grad_() for t in inputs[:3]]
-    out = tensor_product_conv(*leaves, inputs[3], SMALL.flat)
-    first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
-    second = torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
-    loaded = torch.load(tmp_path / "results.pt", weights_only=True)
-    assert all(torch.equal(a, b) for a, b in zip(loaded, (out, *first, *second), strict=True))
-
-
-@pytest.mark.parametrize("nodes, edges", [(0, 0), (1, 0), (1, 3), (6, 0), (2, 500)])
-def test_small_and_crowded(nodes, edges, dtype, device):
-    """No atoms, one atom, self-edges only, no neighbours, many edges per atom."""
-    inputs = random_inputs(SMALL, nodes, edges, dtype, device)
-    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    assert_close(
-        second_order(tensor_product_conv, *inputs, SMALL),
-        second_order(reference_conv, *inputs, SMALL),
-        tolerance,
-    )
-
-
-def test_non_contiguous_and_expanded(device):
-    x, sh, weight, edge_index = random_inputs(SMALL, 5, 30, torch.float64, device)
-    expected = second_order(tensor_product_conv, x, sh, weight, edge_index, SMALL)
-    strided = [torch.stack([t, t + 1], dim=-1)[..., 0] for t in (x, sh, weight, edge_index)]
-    assert not any(t.is_contiguous() for t in strided)
-    for a, b in zip(second_order(tensor_product_conv, *strided, SMALL), expected, strict=True):
-        assert torch.equal(a, b)
-    leaf = x.detach().requires_grad_()
-    out = tensor_product_conv(leaf, sh, weight, edge_index, SMALL.flat)
-    (expanded,) = torch.autograd.grad(out.sum(), leaf, retain_graph=True)  # cotangent of stride 0
-    (dense,) = torch.autograd.grad(out, leaf, torch.ones_like(out))
-    assert torch.equal(expanded, dense)
 
 
 def test_more_than_65535_nodes(device):
@@ -309,43 +218,6 @@ def test_unsorted_edges(spec, device):
     expected_by_node, expected_by_edge = results(order[stable])
     assert all(torch.equal(a, b) for a, b in zip(by_node, expected_by_node, strict=True))
     assert all(torch.equal(a[stable], b) for a, b in zip(by_edge, expected_by_edge, strict=True))
-
-
-def test_bitwise_the_same_twice_and_for_any_number_of_threads(spec, dtype, device, cuda_kernels):
-    inputs = random_inputs(spec, 50, 200 if cuda_kernels else 1500, dtype, device)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 1) if cuda_kernels else (1, 1, 2, 3):
-            torch.set_num_threads(number)
-            results.append(second_order(tensor_product_conv, *inputs, spec))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-ALL_OPS = """
-cotangents, grad, tensors, flat = inputs
-library = torch.ops.uqforce
-results = [library.tensor_product_conv(*tensors, flat)]
-results += library.tensor_product_conv_backward(grad, *tensors, flat, [True] * 3)
-results += library.tensor_product_conv_double_backward(*cotangents, grad, *tensors, flat, [True] * 4)
-"""
-
-
-@pytest.mark.cpu_kernels
-@pytest.mark.parametrize("irreps_in", ["40x0e + 33x1o + 5x2e", "3x4e + 17x3o + 1x1e"])
-def test_every_instruction_set(irreps_in, dtype, every_instruction_set):
-    """The sets below the one in use give the same numbers to rounding (each with its own tails)."""
-    every = [(1, (l, p)) for l in range(5) for p in (1, -1)]
-    spec = TensorProductSpec(irreps_in, 4, every)
-    inputs = random_inputs(spec, 5, 80, dtype)
-    cotangents = random_inputs(spec, 5, 80, dtype, seed=1)[:3]
-    grad = torch.randn(5, spec.dim_out, dtype=dtype)
-    first, *others = every_instruction_set(ALL_OPS, [cotangents, grad, inputs, spec.flat])
-    for other in others:
-        assert_close(other, first, 50 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.cpu_kernels
@@ -409,11 +281,9 @@ def test_equals_e3nn(seed):
     def e3nn_convolution(x, sh, weight, edge_index, _):
         return e3nn_conv(spec, x, sh, weight, edge_index)
 
-    assert_close(
-        second_order(tensor_product_conv, x, sh, weight, edge_index, spec),
-        second_order(e3nn_convolution, x, sh, weight, edge_index, spec),
-        1e-12,
-    )
+    arguments = (x, sh, weight, edge_index, spec.flat)
+    expected = derivatives(e3nn_convolution, arguments, (0, 1, 2))
+    assert_close(derivatives(tensor_product_conv, arguments, (0, 1, 2)), expected, 1e-12)
 
 
 def test_every_coupling_equals_e3nn():
@@ -481,12 +351,3 @@ def test_bad_spec():
         flat[position] = value
         with pytest.raises(ValueError, match=message):
             tensor_product_conv(*inputs, flat)
-
-
-def test_without_cuda_one_sentence():
-    if build_info()["cuda_archs"] is not None:
-        pytest.skip("this build has CUDA kernels")
-    inputs = random_inputs(TINY, 3, 5, torch.float32)
-    op = torch.ops.uqforce.tensor_product_conv.default
-    with pytest.raises(NotImplementedError, match=r"built without CUDA kernels .* \.cpu\(\)"):
-        op.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *inputs, TINY.flat)
