@@ -21,9 +21,10 @@ import torch
 from matplotlib.figure import Figure
 
 from uqforce.data import Dataset, read_frames
-from uqforce.engines.evaluate import calibrated, predict, without_nan
+from uqforce.engines.evaluate import calibrated, predict_frames
 from uqforce.evaluation import metrics
 from uqforce.evaluation.comparison import Comparison
+from uqforce.evaluation.quality import without_nan
 from uqforce.exporting.export import open_model
 from uqforce.model import load_model, save_model
 from uqforce.training import TrainConfig, set_up_process, train
@@ -130,9 +131,9 @@ def judged(name: str, path: Path, validation: Dataset) -> dict:
     home: dict[str, Comparison] = {}
     for test in TESTS:
         frames = read_frames(OUT / f"{test}.xyz")
-        predict(module, metadata, frames[:20], torch.device("cpu"))  # warm
+        predict_frames(module, metadata, frames[:20], torch.device("cpu"))  # warm
         start = time.process_time()
-        predictions = predict(module, metadata, frames, torch.device("cpu"))
+        predictions = predict_frames(module, metadata, frames, torch.device("cpu"))
         sizes = np.array([len(frame) for frame in frames])
         cost = (time.process_time() - start) / sizes.sum()
         raw = Comparison(test, frames, predictions)

@@ -13,8 +13,9 @@ import numpy as np
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from uqforce.data import read_frames
-from uqforce.engines.evaluate import Comparison, predict
+from uqforce.engines.evaluate import predict_frames
 from uqforce.evaluation import metrics
+from uqforce.evaluation.comparison import Comparison
 from uqforce.evaluation.tables import aligned
 from uqforce.exporting.export import load_exported
 
@@ -42,7 +43,7 @@ def compare(model: Path) -> tuple[dict[str, Comparison], dict]:
     module, metadata = load_exported(model)
     frames = {name: read_frames(DATA / file) for name, file in SETS.items()}
     return {
-        name: Comparison(name, f, predict(module, metadata, f, "cpu")) for name, f in frames.items()
+        name: Comparison(name, f, predict_frames(module, metadata, f, "cpu")) for name, f in frames.items()
     }, metadata
 
 

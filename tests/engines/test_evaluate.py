@@ -10,7 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from uqforce.data import read_frames
 from uqforce.engines.calculator import Calculator
-from uqforce.engines.evaluate import evaluate, predict
+from uqforce.engines.evaluate import evaluate, predict_frames
 from uqforce.errors import DataError
 from uqforce.evaluation import metrics, vectors
 from uqforce.evaluation.tables import table
@@ -97,7 +97,7 @@ def test_standard_deviations_are_judged(potential, labelled, tmp_path, no_figure
     module, metadata = open_model(potential)
     for path, noise in labelled.items():
         forces, energy = np.concatenate(noise["forces"]), np.array(noise["energy"])
-        said = predict(module, metadata, read_frames(path), torch.device("cpu"))
+        said = predict_frames(module, metadata, read_frames(path), torch.device("cpu"))
         covariance = said["forces_covariance"]
         std = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         found = report["sets"][str(path)]["uncertainty"]

@@ -12,7 +12,7 @@ from ase.io import write
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.errors import ConfigError
 from uqforce.model import ModelConfig, Potential
-from uqforce.model.predict import predictions
+from uqforce.model.predict import predict_members
 from uqforce.training import TrainConfig, train
 from uqforce.training.compiled import CompiledStep
 from uqforce.training.config_sections import LossConfig
@@ -65,7 +65,7 @@ def test_equals_the_plain_step(compiled, potential, dataset, name, tmp_path):
         for parameter in compiled.trained:
             parameter.mul_(1.01)
     tally, gradients = compiled(batch, factors)
-    measured = measure_members(predictions(potential, batch), batch, LOSS)
+    measured = measure_members(predict_members(potential, batch), batch, LOSS)
     torch.testing.assert_close(tally, measured.tally, rtol=1e-11, atol=1e-11)
     wanted = torch.autograd.grad((measured.terms * factors).sum(), compiled.trained)
     scale = max(gradient.abs().max().item() for gradient in wanted)

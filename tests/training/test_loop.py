@@ -15,11 +15,11 @@ from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.errors import ConfigError
 from uqforce.model import Potential, load_model
-from uqforce.model.predict import predict
+from uqforce.model.predict import evaluating, predict
 from uqforce.training import TrainConfig, template, train
 from uqforce.training.config_sections import ScheduleConfig
-from uqforce.training.loop import Trainer, evaluating
-from uqforce.training.report import compare, errors_of
+from uqforce.training.loop import Trainer
+from uqforce.training.report import write_report
 from uqforce.training.schedule import Schedule
 
 
@@ -65,13 +65,9 @@ def test_a_run_leaves_its_report(settings, frames_file, capsys):
     assert (directory / "report.txt").read_text().strip() in shown
     report = json.loads((directory / "report.json").read_text())
     assert list(report) == ["train", "validation", "same"]
-    assert [(row["property"], row["element"]) for row in report["same"]] == [
-        ("energy", "all"),
-        ("forces", "all"),
-        ("forces", "Cu"),
-        ("forces", "Au"),
-        ("stress", "all"),
-    ]
+    assert (report["same"]["structures"], report["same"]["atoms"]) == (17, 68)
+    assert list(report["same"]["errors"]) == ["energy_per_atom", "forces", "forces_per_type", "stress"]
+    assert set(report["same"]["errors"]["forces_per_type"]) == {"Cu", "Au"}
     for name in ("parity.png", "learning_curves.png"):
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
     assert "epoch 3/3" in (directory / "train.log").read_text()
@@ -83,12 +79,13 @@ def test_a_run_leaves_its_report(settings, frames_file, capsys):
     assert (made["frames"], made["validation_frames"], made["files"]) == (13, 4, ["train.xyz"])
 
 
-def test_report_errors_are_those_of_the_saved_model(config, frames_file):
+def test_report_errors_are_those_of_the_saved_model(config, frames_file, tmp_path):
     potential = load_model(train(config))
     types, cutoff = potential.config.type_names, potential.config.r_max
     atoms = ase.io.read(frames_file, ":")
     dataset = Dataset.build(read_frames(frames_file), types, cutoff)
-    found = {(row["property"], row["element"]): row for row in errors_of(compare(potential, dataset), types)}
+    write_report(potential, {"all": dataset}, tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())["all"]["errors"]
     energy, forces, stress, symbols = [], [], [], []
     for i, frame in enumerate(atoms):
         predicted = predict(potential, collate([dataset[i]]))
@@ -97,15 +94,14 @@ def test_report_errors_are_those_of_the_saved_model(config, frames_file):
         stress.append(-predicted.virial[0].numpy() / frame.get_volume() - frame.get_stress(voigt=False))
         symbols += frame.get_chemical_symbols()
     gold = np.concatenate(forces)[np.array(symbols) == "Au"]
-    for key, residual in {
-        ("energy", "all"): energy,
-        ("forces", "all"): np.concatenate(forces),
-        ("forces", "Au"): gold,
-        ("stress", "all"): stress,
-    }.items():
-        assert found[key]["mae"] == pytest.approx(1e3 * np.abs(residual).mean(), rel=1e-6)
-        assert found[key]["rmse"] == pytest.approx(1e3 * np.sqrt(np.square(residual).mean()), rel=1e-6)
-        assert found[key]["values"] == np.size(residual)
+    for errors, residual in (
+        (found["energy_per_atom"], energy),
+        (found["forces"], np.concatenate(forces)),
+        (found["forces_per_type"]["Au"], gold),
+        (found["stress"], stress),
+    ):
+        assert errors["mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-6)
+        assert errors["rmse"] == pytest.approx(np.sqrt(np.square(residual).mean()), rel=1e-6)
 
 
 def test_the_template_trains(frames_file, tmp_path, monkeypatch, capsys):

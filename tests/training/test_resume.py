@@ -18,10 +18,12 @@ MOMENTS = {
         Trainer._clip = lambda self: die() if at(self, 1, 1) else clip(self)
     """,
     "half a checkpoint written": """
+        from uqforce.files import atomically
         from uqforce.training import checkpoint
         def half(path, content):
-            Path(path).with_name(".checkpoint.pt.half").write_bytes(content[: len(content) // 2])
-            die()
+            with atomically(path) as place:
+                place.write_bytes(content[: len(content) // 2])
+                die()
         from uqforce.training.loop import Trainer
         save = Trainer.save
         def save_or_die(self):

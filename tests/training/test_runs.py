@@ -16,7 +16,7 @@ from uqforce.cli import main
 from uqforce.data import Dataset
 from uqforce.errors import TrainingError
 from uqforce.model import Ensemble, load_model
-from uqforce.model.predict import predict, predictions
+from uqforce.model.predict import predict, predict_members
 from uqforce.training import TrainConfig, train
 from uqforce.training.loss import measure, measure_members
 from uqforce.training.runs import member_config
@@ -164,7 +164,7 @@ def test_heads_are_trained_by_the_mean_of_their_losses(settings):
     heads = load_model(path).train()
     assert heads.network.readout.last.weight.shape == (4, 3)
     batch = Dataset(path.parent / "data" / "validation.store")[0]
-    apart = predictions(heads, batch)
+    apart = predict_members(heads, batch)
     assert len(apart) == 3 and len({one.energy.item() for one in apart}) == 3
     terms = measure_members(apart, batch, config.loss).terms
     torch.testing.assert_close(terms, sum(measure(one, batch, config.loss).terms for one in apart) / 3)

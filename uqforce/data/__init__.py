@@ -1,7 +1,7 @@
 """Frames in; batches, statistics and stores out."""
 
 from uqforce.data.batch import Batch, collate
-from uqforce.data.batch_order import batches
+from uqforce.data.batch_order import batches, ordered_batches
 from uqforce.data.frame import Frame, check_types, require_labels, type_names_of
 from uqforce.data.read import Keys, frame_from_atoms, read_frames
 from uqforce.data.split import Split, check_leakage, find_duplicates, split_by_group, split_random
@@ -33,6 +33,7 @@ __all__ = [
     "frame_from_atoms",
     "isolated_energies",
     "least_squares_energies",
+    "ordered_batches",
     "read_frames",
     "require_labels",
     "split_by_group",

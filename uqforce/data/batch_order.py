@@ -1,9 +1,11 @@
 """Which structures are seen in which step: a pure function of its arguments, so any step can be resumed."""
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
+import torch
 
+from uqforce.data.batch import Batch, collate
 from uqforce.errors import InputError
 
 
@@ -39,3 +41,22 @@ def batches(
     n = len(dataset)
     order = np.random.RandomState([seed, epoch]).permutation(n) if shuffle else np.arange(n)
     return [order[start : start + batch_size][rank::world_size].tolist() for start in range(0, n, batch_size)]
+
+
+def ordered_batches(
+    structures: Sequence[Batch],
+    batch_size: int,
+    device: torch.device | str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield a data set as batches in its own order, which is how models are evaluated over it.
+
+    The arguments are those of `batches`; shares without structures are left out.
+
+    Example:
+        >>> atoms = sum(len(batch.positions) for batch in ordered_batches(dataset, 8))
+    """
+    for share in batches(structures, batch_size, 0, 0, rank, world_size, shuffle=False):
+        if share:
+            yield collate([structures[i] for i in share]).to(device)

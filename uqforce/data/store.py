@@ -2,16 +2,13 @@
 
 Layout: `MAGIC`, the length of the header (little-endian uint64), the header (JSON: format version, type
 names, cutoff, fingerprint of the frames, and each array's dtype, shape and place), then the arrays, each at a
-multiple of 64 bytes, and the edges to the end of the file. A store is written beside its place and renamed:
-it is there as a whole or not at all.
+multiple of 64 bytes, and the edges to the end of the file. A store is there as a whole or not at all.
 """
 
 import hashlib
 import io
 import json
 import operator
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +20,7 @@ from uqforce import ops
 from uqforce.data.batch import Batch
 from uqforce.data.frame import Frame, check_types
 from uqforce.errors import DataError
+from uqforce.files import atomically
 
 MAGIC = b"UQFDATA\0"
 FORMAT_VERSION = 1
@@ -99,15 +97,8 @@ class Dataset:
                 f"{path}: {', '.join(changed)} changed since it was made; computing the neighbour lists again"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            with open(temporary, "xb") as file:
-                _write(file, frames, identity)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomically(path) as place, open(place, "xb") as file:
+            _write(file, frames, identity)
         return cls(path)
 
     def __len__(self) -> int:

@@ -16,9 +16,11 @@ from uqforce.data import Frame, Keys, Units, check_types, read_frames
 from uqforce.device import choose_device
 from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
+from uqforce.evaluation.quality import without_nan
 from uqforce.evaluation.tables import table
 from uqforce.exporting.export import call, open_model
 from uqforce.model import Potential, Prediction, load_model
+from uqforce.model.predict import join_predictions
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty.calibration_fit import score_at_error
 
@@ -38,13 +40,10 @@ def batches(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
         yield group
 
 
-def predict(
+def predict_frames(
     module: torch.nn.Module, metadata: dict[str, Any], frames: Sequence[Frame], device: torch.device
 ) -> dict[str, np.ndarray]:
-    """What the model says of all frames: per-atom [sum N, ...], per-structure [B, ...], all float64.
-
-    `stress` [B,3,3] eV/A^3 is not a number for structures without a volume.
-    """
+    """Evaluate a module of `open_model` on frames: arrays over all atoms or structures, float64."""
     type_names = metadata["type_names"]
     check_types(frames, type_names)
     parts = []
@@ -62,17 +61,8 @@ def predict(
         )
         neighbors = neighbor_list(positions, cell, pbc, metadata["cutoff"], batch)
         out = call(module, neighbors.edge_vec, neighbors.edge_index, types, batch, len(group))
-        parts.append({name: out[name].detach().cpu().double().numpy() for name in out if "edge" not in name})
-    merged = {
-        name: np.concatenate([part[name] for part in parts], axis=1 if name.endswith("_ensemble") else 0)
-        for name in parts[0]
-    }
-    volume = np.array([frame.volume for frame in frames])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        merged["stress"] = (
-            np.where(volume > 0, 1, np.nan)[:, None, None] * -merged["virial"] / volume[:, None, None]
-        )
-    return merged
+        parts.append({name: out[name].detach().cpu() for name in out if "edge" not in name})
+    return join_predictions(parts)
 
 
 def calibrated(potential: Potential, predictions: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, Any]:
@@ -132,7 +122,7 @@ def evaluate(
                 f"{path} has neither energy nor forces (keys present: {present}): name them in --keys"
             )
         start = time.perf_counter()
-        predictions = predict(module, metadata, frames, chosen)
+        predictions = predict_frames(module, metadata, frames, chosen)
         sizes = np.array([len(frame) for frame in frames])
         cost.append((time.perf_counter() - start) / sizes.sum())
         kinds = [predictions] + ([calibrated(model, predictions, sizes)] if after else [])
@@ -141,8 +131,7 @@ def evaluate(
         "model": {key: metadata[key] for key in ("weights_sha256", "uqforce_version", "type_names")},
         "units": {"energy_per_atom": "eV/atom", "forces": "eV/A", "stress": "eV/A^3"},
         "sets": {
-            c[0].name: {"structures": len(c[0].sizes), "atoms": int(c[0].sizes.sum()),
-                        "seconds_per_atom": seconds, "errors": c[0].errors(),
+            c[0].name: {**c[0].described(), "seconds_per_atom": seconds,
                         **{kind: comparison.uncertainty(bootstrap, home)
                            for kind, comparison, home in zip(("uncertainty", "calibrated"), c, sets[0])}}
             for c, seconds in zip(sets, cost)
@@ -184,13 +173,6 @@ def limits(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
             error = np.concatenate([c.atom_error for c in labelled])
             found[name] = {f"{level:g}": score_at_error(score, error, level) for level in LIMIT_ERRORS}
     return found
-
-
-def without_nan(value: Any) -> Any:
-    """None for what is undefined (the AUROC without positives): JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ase.md.md import MolecularDynamics
 from tqdm import tqdm
 
 from uqforce.errors import InputError
+from uqforce.files import atomically
 
 APPENDED = ("trajectory.extxyz", "log.csv", "collected.extxyz")
 BAROSTAT_KEYS = ("p_eps", "force_eps")
@@ -132,10 +132,8 @@ class Records:
         }
         arrays = structure(atoms)
         arrays |= {name: getattr(dynamics, name) for name in BAROSTAT_KEYS if hasattr(dynamics, name)}
-        partial = self.folder / "restart.npz.partial"
-        with partial.open("wb") as file:
-            np.savez(file, state=json.dumps(state), **arrays)
-        os.replace(partial, self.folder / "restart.npz")
+        with atomically(self.folder / "restart.npz", durable=False) as place:
+            np.savez(place, state=json.dumps(state), **arrays)
 
     def close(self) -> None:
         for file in self.files.values():

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from uqforce.data import Frame
+from uqforce.data import Dataset, Frame
 from uqforce.evaluation import metrics, quality
+from uqforce.evaluation.labels import Labels
 from uqforce.evaluation.structure_scores import structure_scores
 
 PARTS = ("", "_aleatoric", "_epistemic")
@@ -17,23 +18,22 @@ ATOM_QUANTITIES = (*SCORES, *FORCE_STDS)
 
 
 class Comparison:
-    """Predictions beside labels, for one set of frames."""
+    """Predictions beside labels, for one set of structures.
 
-    def __init__(self, name: str, frames: Sequence[Frame], predictions: dict[str, np.ndarray]):
+    Args:
+        predictions: by the names of `Prediction`, [B,...] of structures and [N,...] of atoms; energy, forces
+            and virial must be there.
+    """
+
+    def __init__(self, name: str, structures: Sequence[Frame] | Dataset, predictions: dict[str, np.ndarray]):
         self.name, self.predictions = name, predictions
-        self.sizes = np.array([len(frame) for frame in frames])
-        self.structure = np.repeat(np.arange(len(frames)), self.sizes)
-        self.symbols = np.array([symbol for frame in frames for symbol in frame.symbols])
-
-        def labels(field: str, missing) -> list:
-            return [missing(f) if getattr(f, field) is None else getattr(f, field) for f in frames]
-
-        self.energy = np.array(labels("energy", lambda f: np.nan))
-        self.forces = np.concatenate(labels("forces", lambda f: np.full((len(f), 3), np.nan)))
-        self.stress = np.stack(labels("stress", lambda f: np.full((3, 3), np.nan)))
+        self.symbols, self.sizes, volume, self.energy, self.forces, stress = Labels.of(structures)
+        self.structure = np.repeat(np.arange(len(self.sizes)), self.sizes)
         self.has_energy = np.isfinite(self.energy)
         self.has_forces = np.isfinite(self.forces).all(axis=1)
-        self.has_stress = np.isfinite(self.stress + predictions["stress"]).all(axis=(1, 2))
+        has_stress = np.isfinite(stress).all(axis=(1, 2)) & (volume > 0)
+        predicted = -predictions["virial"][has_stress] / volume[has_stress, None, None]
+        self.stress_residual = stress[has_stress] - predicted
         self.force_residual = (self.forces - predictions["forces"])[self.has_forces]
         self.atom_error = np.sqrt(np.mean(self.force_residual**2, axis=1))
         self.energy_residual = (self.energy - predictions["energy"])[self.has_energy]
@@ -49,9 +49,13 @@ class Comparison:
             found["forces_per_type"] = {
                 s: mae_rmse(self.force_residual[symbols == s]) for s in np.unique(symbols)
             }
-        if self.has_stress.any():
-            found["stress"] = mae_rmse((self.stress - self.predictions["stress"])[self.has_stress])
+        if len(self.stress_residual):
+            found["stress"] = mae_rmse(self.stress_residual)
         return found
+
+    def described(self) -> dict[str, Any]:
+        """How many structures and atoms there are, and the `errors` of their predictions."""
+        return {"structures": len(self.sizes), "atoms": int(self.sizes.sum()), "errors": self.errors()}
 
     def carries(self, name: str) -> bool:
         """Whether this is a prediction of its own; a part that is the whole is not."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from uqforce.evaluation.comparison import Comparison
 
 BINS = 20
+MOST_POINTS = 20_000  # of a set that are drawn, evenly chosen: more are not told apart
 POINTS = {"alpha": 0.3, "linewidths": 0, "rasterized": True}
 
 
@@ -21,22 +22,30 @@ def label(comparison: "Comparison") -> str:
 
 
 def plot_parity(comparisons: Sequence["Comparison"], path: Path) -> None:
-    """Predicted against reference energy per atom and force components."""
+    """Predicted against reference energy per atom and force components, and their errors."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     energy, forces = figure.subplots(1, 2)
     for number, c in enumerate(comparisons):
-        # the first set on top: the later ones usually spread further
-        style = {**POINTS, "s": 6, "color": f"C{number}", "label": label(c), "zorder": 3 - 0.01 * number}
         sizes = c.sizes[c.has_energy]
-        energy.scatter(c.energy[c.has_energy] / sizes, c.predictions["energy"][c.has_energy] / sizes, **style)
-        forces.scatter(c.forces[c.has_forces], c.predictions["forces"][c.has_forces], **style)
+        parts = (
+            (energy, c.energy[c.has_energy] / sizes, c.predictions["energy"][c.has_energy] / sizes),
+            (forces, c.forces[c.has_forces].ravel(), c.predictions["forces"][c.has_forces].ravel()),
+        )
+        for axes, reference, predicted in parts:
+            # the first set on top: the later ones usually spread further
+            style = {**POINTS, "s": 6, "color": f"C{number}", "zorder": 3 - 0.01 * number}
+            shown = slice(None, None, -(-max(1, len(reference)) // MOST_POINTS))
+            text = label(c)
+            if len(reference):
+                text += f": RMSE {1e3 * np.sqrt(np.mean((predicted - reference) ** 2)):.1f}"
+            axes.scatter(reference[shown], predicted[shown], label=text, **style)
     for axes, name, unit in ((energy, "energy per atom", "eV"), (forces, "force component", "eV/Å")):
         axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
         axes.locator_params(nbins=5)
         axes.axline((axes.get_xlim()[0],) * 2, slope=1, color="0.4", linewidth=0.8, zorder=0)
-    legend = forces.legend(frameon=False, markerscale=2)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
+        legend = axes.legend(frameon=False, markerscale=2, title=f"RMSE in m{unit}")
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
     figure.savefig(path, dpi=150)
 
 
@@ -130,4 +139,21 @@ def plot_bic(mixture: dict[str, Any], path: Path) -> None:
         axes.plot(chosen, search["bic"], "o", color=f"C{number}", label=f"{name}, chosen: {chosen}")
     axes.set(xlabel="Gaussians", ylabel="Bayesian information criterion")
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_learning_curves(columns: dict[str, Sequence[float]], path: Path) -> None:
+    """Losses, RMSE of energy and forces, and learning rate against the epoch; `columns` of metrics.csv."""
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, kind in zip(axes, ("loss", "energy_rmse (meV/atom)", "forces_rmse (meV/A)")):
+        for part in ("train", "validation"):
+            axis.plot(columns["epoch"], columns[f"{part}_{kind}"], label=part)
+        axis.set(xlabel="epoch", ylabel=kind.replace("_rmse", " RMSE"))
+        if min(*columns[f"train_{kind}"], *columns[f"validation_{kind}"]) > 0:
+            axis.set_yscale("log")
+        axis.legend(fontsize=8)
+    rate = axes[0].twinx()
+    rate.plot(columns["epoch"], columns["lr"], color="grey", lw=0.8, ls=":")
+    rate.set(yscale="log", ylabel="learning rate (dotted)")
     figure.savefig(path, dpi=150)

@@ -1,6 +1,7 @@
 """Everything that is judged of one uncertainty on one set of structures, as plain numbers by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -93,3 +94,10 @@ def intervals(
         if np.isfinite(values).any():
             found[name] = np.nanquantile(values, tails).tolist()
     return found
+
+
+def without_nan(value: Any) -> Any:
+    """None for what is undefined (the AUROC without positives): JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -78,21 +78,25 @@ def number(value: float | None) -> str:
 
 
 def errors(sets: list[tuple[str, dict[str, Any]]]) -> str:
-    """MAE and RMSE of energy, forces and stress, of the forces on each element, and the time it took."""
+    """MAE and RMSE of energy, forces and stress, of the forces on each element, and the time where known."""
 
     def cells(entry: dict[str, float] | None) -> list[str]:
         return [f"{1000 * entry['mae']:.2f}", f"{1000 * entry['rmse']:.2f}"] if entry else ["-", "-"]
 
     rows = [
-        ["error", *(f"{what} {kind}" for what in ("energy", "forces", "stress") for kind in ("MAE", "RMSE")),
-         "cost"]
-    ]  # fmt: skip
-    rows.append(["", *(unit for unit in ERRORS.values() for _ in range(2)), "us/atom"])
+        ["error", *(f"{what} {kind}" for what in ("energy", "forces", "stress") for kind in ("MAE", "RMSE"))],
+        ["", *(unit for unit in ERRORS.values() for _ in range(2))],
+    ]
+    costs = ["cost", "us/atom"]
     for label, entry in sets:
-        found, cost = entry["errors"], f"{1e6 * entry['seconds_per_atom']:.1f}"
-        rows.append([label, *(cell for quantity in ERRORS for cell in cells(found.get(quantity))), cost])
+        found = entry["errors"]
+        rows.append([label, *(cell for quantity in ERRORS for cell in cells(found.get(quantity)))])
+        costs.append(f"{1e6 * entry.get('seconds_per_atom', 0.0):.1f}")
         for symbol, of_type in found.get("forces_per_type", {}).items():
-            rows.append([f"  {symbol}", "", "", *cells(of_type), "", "", ""])
+            rows.append([f"  {symbol}", "", "", *cells(of_type), "", ""])
+            costs.append("")
+    if all("seconds_per_atom" in entry for _, entry in sets):
+        rows = [[*row, cost] for row, cost in zip(rows, costs)]
     return aligned(rows)
 
 

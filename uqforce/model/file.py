@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -12,27 +11,12 @@ from torch import Tensor
 
 from uqforce._version import __version__
 from uqforce.errors import ModelFileError
+from uqforce.files import write_atomically
 from uqforce.model.config import NOISE, ModelConfig
 from uqforce.model.ensemble import Ensemble
 from uqforce.model.potential import Potential
 
 FORMAT_VERSION = 5  # 2 has projected mixtures, 3 noise, 4 members, 5 calibration, rigidity, mixtures per type
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves either the old file or the new one."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_model(model: Potential | Ensemble, path: str | os.PathLike) -> None:

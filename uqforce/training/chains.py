@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from uqforce.data import Dataset, batches, collate
+from uqforce.data import Dataset
 from uqforce.errors import TrainingError
 from uqforce.evaluation.diagnostics import effective_sample_size, r_hat
+from uqforce.evaluation.tables import aligned
 from uqforce.model import Ensemble, load_model
-from uqforce.model.predict import predict
+from uqforce.model.predict import predict_dataset
 from uqforce.training.config import TrainConfig
-from uqforce.training.loop import evaluating
 from uqforce.training.sampler import sample_name
 
 
@@ -54,13 +54,11 @@ def _number_of_samples(chain: TrainConfig) -> int:
 
 def draws_of(ensemble: Ensemble, dataset: Dataset, chains: int, batch_size: int = 8) -> dict[str, Tensor]:
     """Predictions of every sample: energy [C,S,B] eV, forces [C,S,3N] eV/A of all frames of a dataset."""
-    parts: dict[str, list[Tensor]] = {"energy": [], "forces": []}
-    with evaluating(ensemble):
-        for frames in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-            prediction = predict(ensemble, collate([dataset[i] for i in frames]))
-            parts["energy"].append(prediction.energy_ensemble)
-            parts["forces"].append(prediction.forces_ensemble.flatten(1))
-    return {name: torch.cat(part, 1).unflatten(0, (chains, -1)) for name, part in parts.items()}
+    said = predict_dataset(ensemble, dataset, ("energy_ensemble", "forces_ensemble"), batch_size)
+    return {
+        name: torch.from_numpy(said[f"{name}_ensemble"]).flatten(1).unflatten(0, (chains, -1))
+        for name in ("energy", "forces")
+    }
 
 
 def write_diagnostics(draws: dict[str, Tensor], chains: Sequence[TrainConfig], directory: Path) -> str:
@@ -74,17 +72,16 @@ def write_diagnostics(draws: dict[str, Tensor], chains: Sequence[TrainConfig], d
     if samples < 4:
         lines.append("R-hat and effective sample sizes need 4 samples or more of each chain")
     else:
-        lines.append(f"{'':<9} {'R-hat':>7} {'95 %':>7} {'samples worth':>15} {'5 %':>7}")
+        rows = [["", "R-hat", "95 %", "samples worth", "5 %"]]
         for name, values in draws.items():
             scale, size = r_hat(values), effective_sample_size(values)
             found[name] = {
                 "r_hat": {"median": _quantile(scale, 0.5), "q0.95": _quantile(scale, 0.95)},
                 "effective_samples": {"median": _quantile(size, 0.5), "q0.05": _quantile(size, 0.05)},
             }
-            h, e = found[name]["r_hat"], found[name]["effective_samples"]
-            lines.append(
-                f"{name:<9} {h['median']:>7.3f} {h['q0.95']:>7.3f} {e['median']:>15.1f} {e['q0.05']:>7.1f}"
-            )
+            h, e = (found[name][kind].values() for kind in ("r_hat", "effective_samples"))
+            rows.append([name, *(f"{value:.3f}" for value in h), *(f"{value:.1f}" for value in e)])
+        lines.append(aligned(rows))
     temperatures = [_temperature(chain) for chain in chains]
     lines.append("temperature of the momenta " + ", ".join(f"{t:.3f}" for t in temperatures))
     content = {"chains": number, "samples": samples, **found, "temperature": temperatures}

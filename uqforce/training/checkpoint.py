@@ -1,7 +1,6 @@
 """Checkpoints: the whole state of a training run in one file that runs no code when it is read.
 
-Written to a temporary file, flushed to the disk and renamed, so that a kill at any moment leaves a complete
-one; the one before it is kept beside it.
+A kill at any moment leaves a complete one (`uqforce.files`); the one before it is kept beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 
 from uqforce._version import __version__
 from uqforce.errors import CheckpointError
-from uqforce.model.file import write_atomically
+from uqforce.files import write_atomically
 
 FORMAT_VERSION = 1
 NAME = "checkpoint.pt"
@@ -74,12 +73,6 @@ def find(directory: Path) -> Path | None:
         if (directory / name).exists():
             return directory / name
     return None
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Delete the temporary files of a run that was killed while writing."""
-    for path in (*directory.glob(f".{NAME}.*"), *directory.glob(".*.uqf.*")):
-        path.unlink()
 
 
 def load(path: Path, trust: bool = False, echo=print) -> dict[str, Any]:

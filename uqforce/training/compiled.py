@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from uqforce.data import Batch
 from uqforce.errors import ConfigError
 from uqforce.model import Potential
-from uqforce.model.predict import predictions
+from uqforce.model.predict import predict_members
 from uqforce.training.config_sections import LossConfig
 from uqforce.training.loss import PROPERTIES, Measure, measure_members
 
@@ -52,7 +52,7 @@ class _Measured(nn.Module):
         self.potential, self.loss = potential, loss
 
     def forward(self, batch: Batch) -> Measure:
-        return measure_members(predictions(self.potential, batch), batch, self.loss)
+        return measure_members(predict_members(self.potential, batch), batch, self.loss)
 
 
 class CompiledStep:

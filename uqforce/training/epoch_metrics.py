@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 
 from torch import Tensor
 
+from uqforce.files import atomically
 from uqforce.training.config import TrainConfig
 from uqforce.training.loss import PROPERTIES, total_loss
 
@@ -29,12 +29,10 @@ def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """metrics.csv with a row per epoch, atomically; the header carries the units."""
     if not rows:
         return
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
+    with atomically(path, durable=False) as place, open(place, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_with_unit(name) for name in rows[0])
         writer.writerows(row.values() for row in rows)
-    os.replace(temporary, path)
 
 
 def _with_unit(column: str) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from uqforce.data import Batch, Dataset, batches, collate
+from uqforce.data import Batch, Dataset, batches, collate, ordered_batches
 from uqforce.errors import TrainingError
 from uqforce.model import Potential, save_model
-from uqforce.model.predict import predictions
+from uqforce.model.predict import evaluating, predict_members
 from uqforce.training import checkpoint
 from uqforce.training.compiled import CompiledStep
 from uqforce.training.config import TrainConfig, config_hash, fixed_fields
@@ -41,20 +39,6 @@ class Progress:
     best_epoch: int = 0
     epoch_seconds: float = 0.0  # of the current epoch, up to the last checkpoint
     norm_sum: float = 0.0  # of the gradients of the current epoch
-
-
-@contextlib.contextmanager
-def evaluating(potential: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode with the parameters out of the graph: forces need derivatives by the edges only."""
-    training = potential.training
-    trained = [parameter for parameter in potential.parameters() if parameter.requires_grad]
-    potential.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        potential.train(training)
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 class Trainer:
@@ -193,7 +177,7 @@ class Trainer:
 
     def _gradients(self, batch: Batch, counted: float) -> Tensor:
         """Gradients of the objective, times `counted`, into the weights; returns the whole batch's tally."""
-        of_heads = predictions(self.potential, batch)
+        of_heads = predict_members(self.potential, batch)
         terms, tally = measure_members(of_heads, batch, self.config.loss, self._project)
         tally = self.processes.sum_(tally * counted)
         # not to the edge vectors, which the forces came from
@@ -225,14 +209,13 @@ class Trainer:
 
     def evaluate(self, dataset: Dataset) -> Tensor:
         """Tally [4,3] (see `Measure`) of the judged weights over a dataset, summed over processes."""
-        tally = empty_tally()
-        shares = batches(
-            dataset, self.config.batch_size, 0, 0, self.processes.rank, self.processes.size, shuffle=False
+        tally, processes = empty_tally(), self.processes
+        shares = ordered_batches(
+            dataset, self.config.batch_size, rank=processes.rank, world_size=processes.size
         )
         with evaluating(self.judged):
-            for frames in filter(None, shares):
-                batch = collate([dataset[i] for i in frames])
-                of_heads = predictions(self.judged, batch)
+            for batch in shares:
+                of_heads = predict_members(self.judged, batch)
                 tally += measure_members(of_heads, batch, self.config.loss, self._project).tally
         return self.processes.sum_(tally)
 

@@ -19,9 +19,9 @@ import torch
 import yaml
 
 from uqforce.errors import ConfigError, TrainingError
+from uqforce.files import write_atomically
 from uqforce.model import Ensemble, load_model, save_model
 from uqforce.training.chains import chain_config, draws_of, joined_samples, write_diagnostics
-from uqforce.training.checkpoint import write_atomically
 from uqforce.training.config import TrainConfig
 from uqforce.training.distributed import Processes
 from uqforce.training.loop import log

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 import yaml
 
+from uqforce.files import remove_unfinished, write_atomically
 from uqforce.model import Potential, dropout_heads, load_model, save_model
 from uqforce.training import checkpoint
 from uqforce.training.config import TrainConfig
 from uqforce.training.distributed import Processes
 from uqforce.training.loop import Trainer, log
 from uqforce.training.prepare import Prepared, prepare
-from uqforce.training.report import plot_learning_curves, write_report
+from uqforce.training.report import write_learning_curves, write_report
 from uqforce.training.sampler import Sampler
 from uqforce.training.start import start_from
 
@@ -56,7 +57,7 @@ def _train(
     if config.model.start is not None:
         start_from(potential, config.model.start, config.model.freeze)
     if processes.first:
-        checkpoint.remove_leftovers(directory)
+        remove_unfinished(directory)
     kind = Trainer if config.sampler is None else Sampler
     trainer = kind(
         config, potential, prepared.train, prepared.validation, directory, prepared.data_hash, processes
@@ -68,7 +69,7 @@ def _train(
         log.info(f"resuming from {found}: {done.epoch} epochs and {done.step} steps done")
     if processes.first:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        checkpoint.write_atomically(directory / "config.yaml", text.encode())
+        write_atomically(directory / "config.yaml", text.encode())
     trainer.fit()
     best, done = directory / "best.uqf", trainer.progress
     log.info(f"{done.epoch} epochs took {done.seconds / 60:.1f} minutes")
@@ -82,7 +83,7 @@ def _train(
             save_model(heads, directory / "ensemble.uqf")
             log.info(f"{config.dropout_samples} masks of its dropout as heads: {directory / 'ensemble.uqf'}")
     if processes.first:
-        plot_learning_curves(directory / "metrics.csv", directory / "learning_curves.png")
+        write_learning_curves(directory)
     processes.wait()
     return directory / "ensemble.uqf" if config.model.dropout else best
 

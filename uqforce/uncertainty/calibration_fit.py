@@ -10,11 +10,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 
-from uqforce import ops
-from uqforce.data import Dataset, batches, collate, read_frames
+from uqforce.data import Dataset, read_frames
 from uqforce.errors import CalibrationError, InputError
 from uqforce.evaluation import metrics
 from uqforce.model import load_model, save_model
+from uqforce.model.predict import predict_dataset
 
 ATOMS_PER_GROUP = 50
 LEAST_GROUP, MOST_GROUPS = 10, 20  # of an isotonic map: residuals in a group, groups
@@ -114,8 +114,8 @@ def fit_origin(score, residual) -> float:
     return float(lowest - np.exp(found.x))
 
 
-class Residuals(NamedTuple):
-    """Predictions of a data set beside its labels; fields of Prediction by name, float64."""
+class LabelledPredictions(NamedTuple):
+    """What a model says of a data set beside its labels; fields of Prediction by name, float64."""
 
     predicted: dict[str, np.ndarray]
     energy: np.ndarray  # [B] label - prediction, nan where not labelled
@@ -128,24 +128,19 @@ def residuals(
     potential,
     dataset: Dataset,
     names: Sequence[str] = ("energy_uncertainty", "forces_uncertainty", "nll", "llpr", "forces_error"),
-    batch_size: int = 16,
-) -> Residuals:
+) -> LabelledPredictions:
     """Evaluate a potential, or an ensemble, on a data set; of `names` those that it carries."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "energy", "forces", "atoms")}
-    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-        b = collate([dataset[i] for i in indices])
-        edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
-        out = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
-        for name in names:
-            if (value := getattr(out, name)).numel():
-                parts[name].append(value.detach().double().numpy())
-        missing = (torch.where(has, 0.0, torch.nan) for has in (b.has_energy, b.has_forces[b.batch]))
-        parts["energy"].append((b.energy - out.energy.detach() + next(missing)).numpy())
-        parts["forces"].append((b.forces - out.forces.detach() + next(missing)[:, None]).numpy())
-        parts["atoms"].append(torch.bincount(b.batch, minlength=b.num_structures).numpy())
-    energy, forces, atoms = (np.concatenate(parts.pop(name)) for name in ("energy", "forces", "atoms"))
-    predicted = {name: np.concatenate(values) for name, values in parts.items() if values}
-    return Residuals(predicted, energy, forces, atoms, np.repeat(np.arange(len(atoms)), atoms))
+    predicted = predict_dataset(potential, dataset, (*names, "energy", "forces"))
+    atoms = dataset.num_atoms
+    structure = np.repeat(np.arange(len(atoms)), atoms)
+    has_forces = dataset.has_forces[structure][:, None]
+    return LabelledPredictions(
+        energy=np.where(dataset.has_energy, dataset.energy - predicted.pop("energy"), np.nan),
+        forces=np.where(has_forces, dataset.forces - predicted.pop("forces"), np.nan),
+        predicted=predicted,
+        atoms=atoms,
+        structure=structure,
+    )
 
 
 def fit_calibration(

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from uqforce import ops
-from uqforce.data import Dataset, batches, collate, read_frames
+from uqforce.data import Dataset, read_frames
 from uqforce.evaluation import metrics
+from uqforce.evaluation.quality import without_nan
+from uqforce.evaluation.tables import aligned, number
 from uqforce.model import Potential, first_member, load_model, save_model
+from uqforce.model.predict import predict_dataset
 from uqforce.uncertainty.llpr_fit import REGULARISER, RigidityFit, fit_rigidity
 from uqforce.uncertainty.mixture_fit import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
 
@@ -103,47 +105,34 @@ def fit_llpr(
 
 
 def rankings(
-    potential: Potential, dataset: Dataset, fits: dict[str, MixtureFit], batch_size: int = 16
+    potential: Potential, dataset: Dataset, fits: dict[str, MixtureFit]
 ) -> dict[str, dict[str, Any]]:
     """How well the score of each mixture ranks the force errors of the atoms of `dataset`, all labelled."""
-    features, types, errors = [], [], []
-    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-        b = collate([dataset[i] for i in indices])
-        edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
-        out = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
-        features.append(out.features)
-        types.append(b.atom_types)
-        errors.append(metrics.atom_force_error(out.forces, b.forces))
-    stacked, kinds, error = torch.cat(features), torch.cat(types), np.concatenate(errors)
+    said = predict_dataset(potential, dataset, ("features", "forces"))
+    features, types = torch.from_numpy(said["features"]), torch.tensor(dataset.atom_types)
+    error = metrics.atom_force_error(said["forces"], dataset.forces)
     found = {}
     for name, mixture in fits.items():
-        score = mixture.nll(stacked, kinds).numpy()
-        quality = {
+        score = mixture.nll(features, types).numpy()
+        ranked = {
             "spearman": metrics.spearman(score, error),
             "auroc_0.1": metrics.classification(score, error, 0.1).auroc,
             "auroc_top_tenth": metrics.classification(score, error, float(np.quantile(error, 0.9))).auroc,
         }
         found[name] = {"components": len(mixture.means), "features": mixture.means.shape[1]}
-        # undefined without errors above, or below, the cut-off; JSON has no NaN
-        found[name] |= {key: None if np.isnan(value) else value for key, value in quality.items()}
+        found[name] |= without_nan(ranked)  # undefined without errors above, or below, the cut-off
     return found
 
 
 def ranking_table(judged: dict[str, dict[str, dict[str, Any]]]) -> str:
-    title, width = "atoms' force errors ranked by nll", max(map(len, judged))
-    width = max(width, len(title))
-    lines = [
-        f"{title:<{width}} {'mixture':>12} {'features':>9} {'components':>11} {'Spearman':>9} "
-        f"{'AUROC > 0.1 eV/A':>17} {'top tenth':>10}"
-    ]
+    """The `rankings` of each test set as text."""
+    rows = [["atoms' force errors ranked by nll", "mixture", "features", "components", "Spearman",
+             "AUROC > 0.1 eV/A", "top tenth"]]  # fmt: skip
     for name, found in judged.items():
         for kind, row in found.items():
-            quality = ["-" if row[k] is None else f"{row[k]:.3f}" for k in list(row)[2:]]
-            lines.append(
-                f"{name:<{width}} {kind:>12} {row['features']:9d} {row['components']:11d} "
-                f"{quality[0]:>9} {quality[1]:>17} {quality[2]:>10}"
-            )
-    return "\n".join(lines)
+            quality = (number(row[key]) for key in ("spearman", "auroc_0.1", "auroc_top_tenth"))
+            rows.append([name, kind, str(row["features"]), str(row["components"]), *quality])
+    return aligned(rows)
 
 
 def print_trial(trial: Trial) -> None:

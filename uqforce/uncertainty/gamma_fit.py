@@ -6,14 +6,16 @@ Source: Jorgensen, Busk, Winther, Schmidt, arXiv:2312.04174.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
-from uqforce.data import Dataset, batches, collate
+from uqforce.data import Dataset
 from uqforce.errors import NoiseError
 from uqforce.model import Potential
+from uqforce.model.predict import predict_dataset
 from uqforce.model.prediction import by_positions, sum_by_structure
-from uqforce.ops import edge_vectors
 
 
 class Residuals(NamedTuple):
@@ -49,7 +51,7 @@ def block_gamma(residual: Tensor, blocks: Tensor, variance: Tensor) -> float:
     """The gamma of greatest likelihood of `residual` ~ N(0, J + gamma^2 s I), rows independent.
 
     In the eigenbasis of J the likelihood is a sum over components; the zero of its derivative by log gamma is
-    found by bisection.
+    found by Brent's method.
 
     Args:
         residual: [n,d]; blocks: [n,d,d] J, of the slopes of standard deviations; variance: [n] s.
@@ -69,41 +71,34 @@ def block_gamma(residual: Tensor, blocks: Tensor, variance: Tensor) -> float:
     low, high = -15.0, 15.0
     if not slope(low) < 0.0 < slope(high):
         raise NoiseError("no gamma explains these residuals: the slopes of the variance alone exceed them")
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if slope(middle) < 0.0 else (low, middle)
-    return math.exp(low)
+    return math.exp(brentq(slope, low, high, xtol=1e-14))
 
 
-def collect_residuals(potential: Potential, dataset: Dataset, batch_size: int = 8) -> Residuals:
-    """Residuals of the structures of `dataset` with energy and forces; the potential in evaluation mode.
+def collect_residuals(potential: Potential, dataset: Dataset) -> Residuals:
+    """Residuals of the structures of `dataset` with energy and forces.
 
     Raises:
         NoiseError: no structure has both.
     """
-    device = next(potential.parameters()).device
-    parts, structures = [], 0
-    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-        b = collate([dataset[i] for i in indices]).to(device)
-        edge_vec = edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
-        p = potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
-        whole = b.has_energy & b.has_forces
-        atoms = whole[b.batch]
-        sigma = p.energy_uncertainty_aleatoric
-        of_atoms = (
-            p.forces - b.forces,
-            p.forces_covariance_aleatoric,
-            p.energies_variance,
-            b.atom_types,
-            (whole.cumsum(0) - 1 + structures)[b.batch],
-        )
-        of_structures = (p.energy - b.energy, sigma.square())
-        slope = -p.energy_forces_covariance / sigma[b.batch, None]
-        parts.append([*(t[atoms] for t in of_atoms), *(t[whole] for t in of_structures), slope[atoms]])
-        structures += int(whole.sum())
-    if structures == 0:
+    whole = dataset.has_energy & dataset.has_forces
+    if not whole.any():
         raise NoiseError("gamma is found from structures with energy and forces, and there are none")
-    return Residuals(*(torch.cat(columns).cpu() for columns in zip(*parts)))
+    names = ("energy", "forces", "energy_uncertainty_aleatoric", "forces_covariance_aleatoric",
+             "energies_variance", "energy_forces_covariance")  # fmt: skip
+    said = predict_dataset(potential, dataset, names, batch_size=8)
+    structure = np.repeat(np.arange(len(dataset)), dataset.num_atoms)
+    atoms, sigma = whole[structure], said["energy_uncertainty_aleatoric"]
+    columns = Residuals(
+        forces=(said["forces"] - dataset.forces)[atoms],
+        covariance=said["forces_covariance_aleatoric"][atoms],
+        variances=said["energies_variance"][atoms],
+        atom_types=dataset.atom_types[atoms],
+        batch=(np.cumsum(whole) - 1)[structure][atoms],
+        energy=(said["energy"] - dataset.energy)[whole],
+        variance=np.square(sigma[whole]),
+        slope=(-said["energy_forces_covariance"] / sigma[structure, None])[atoms],
+    )
+    return Residuals(*map(torch.from_numpy, columns))
 
 
 def fit_gamma(potential: Potential, dataset: Dataset) -> Tensor:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from uqforce import ops
-from uqforce.data import Batch, Dataset, batches, collate
+from uqforce.data import Batch, Dataset, ordered_batches
 from uqforce.errors import FitError
 from uqforce.model import Potential
+from uqforce.model.predict import model_arguments
 from uqforce.model.prediction import by_positions, sum_by_structure
 
 REGULARISER = 1e-6  # of the largest eigenvalue
@@ -32,8 +32,8 @@ class Jacobian(NamedTuple):
 
 def jacobian(potential: Potential, b: Batch) -> Jacobian:
     """Of the energies and forces of a batch; one backward pass for each of the D weights."""
-    edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch).requires_grad_(True)
-    energies, features = potential.network(edge_vec, b.edge_index, b.atom_types)
+    edge_vec, edge_index, atom_types, _, _ = model_arguments(b)
+    energies, features = potential.network(edge_vec.requires_grad_(True), edge_index, atom_types)
     energies = energies.mean(0)  # of heads, which are alike here: linear maps of the same features
     rows = features.double() * potential.network.scale_shift.scales[b.atom_types].detach().unsqueeze(1)
     totals = [rows.sum(0)[d] for d in range(rows.shape[1])] + [energies.sum()]
@@ -68,8 +68,7 @@ def fit_rigidity(
     d = potential.network.num_last_features
     of_energy, of_forces = torch.zeros(2, d, d, dtype=torch.float64)
     squares, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-        b = collate([dataset[i] for i in indices])
+    for b in ordered_batches(dataset, batch_size):
         j, atoms = jacobian(potential, b), b.has_forces[b.batch]
         energy, forces = j.energy[b.has_energy], j.forces[atoms].flatten(0, 1)
         of_energy += energy.T @ energy

@@ -15,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from uqforce import ops
-from uqforce.data import Dataset, batches, collate
+from uqforce.data import Dataset, ordered_batches
 from uqforce.errors import MixtureError
 from uqforce.model import Potential
+from uqforce.model.predict import model_arguments
 
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50)  # tried in turn when not given
 PATIENCE = 3  # counts tried without a better BIC before the search ends
@@ -204,12 +205,11 @@ def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 1
             f"the model has types and cutoff {wanted}, the data set {found}: build it for the model"
         )
     device = next(potential.parameters()).device
-    features = []
-    for indices in batches(dataset, batch_size, seed=0, epoch=0, shuffle=False):
-        b = collate([dataset[i] for i in indices]).to(device)
-        edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
-        with torch.no_grad():  # no forces: the network alone
-            features.append(potential.network(edge_vec, b.edge_index, b.atom_types)[1].cpu())
+    with torch.no_grad():  # no forces: the network alone
+        features = [
+            potential.network(*model_arguments(batch)[:3])[1].cpu()
+            for batch in ordered_batches(dataset, batch_size, device)
+        ]
     return torch.cat(features)
 
 
@@ -262,7 +262,7 @@ def fit_potential(
 
 def collect_types(dataset: Dataset) -> torch.Tensor:
     """Types of all atoms, in the order of `collect_features`: [N]."""
-    return torch.cat([dataset[i].atom_types for i in range(len(dataset))])
+    return torch.tensor(dataset.atom_types)
 
 
 def search_of(fit: MixtureFit) -> dict:
