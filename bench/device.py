@@ -20,7 +20,7 @@ from timing import Case, Work, cuda_peak_bytes, measure
 from torch import Tensor
 
 from uqforce.data import Batch
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.ops import force_variance, gmm_nll, neighbor_list, tensor_product_conv
 
 DEVICE = "cuda"

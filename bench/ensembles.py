@@ -13,7 +13,7 @@ import torch
 from systems import silicon, tensors
 from timing import Case
 
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import Ensemble, ModelConfig, Potential
 from uqforce.ops import neighbor_list
 

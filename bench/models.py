@@ -56,7 +56,7 @@ def exported(size: str) -> str:
 
 def ours(size: str, atoms: int) -> Callable[[], dict]:
     """An exported file, called as calculator and dynamics call it."""
-    from uqforce.exporting.export import call, open_model
+    from uqforce.exporting.opening import call, open_model
     from uqforce.ops import neighbor_list
 
     module, _ = open_model(exported(size))

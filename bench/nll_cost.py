@@ -12,7 +12,7 @@ import torch
 from systems import silicon, tensors
 from timing import Case
 
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import ModelConfig, Potential
 from uqforce.model.config import PRESETS
 from uqforce.ops import neighbor_list

@@ -56,7 +56,7 @@ def uqforce(*command: object) -> None:
 def run(folder: Path, model: Path, start: str, steps: int) -> list[ase.Atoms]:
     """LAMMPS until it halts; the frames it kept, with their scores. None: it ran to its end, all known."""
     uqforce("export", model, "-o", folder / "model.pt")
-    from uqforce.exporting.export import read_metadata
+    from uqforce.exporting.opening import read_metadata
 
     known = read_metadata(folder / "model.pt")["thresholds"]["nll"]
     text = INPUT.format(

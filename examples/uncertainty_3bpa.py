@@ -25,7 +25,7 @@ from uqforce.engines.evaluate import calibrated, predict_frames
 from uqforce.evaluation import metrics
 from uqforce.evaluation.comparison import Comparison
 from uqforce.evaluation.quality import without_nan
-from uqforce.exporting.export import open_model
+from uqforce.exporting.opening import open_model
 from uqforce.model import load_model, save_model
 from uqforce.training import TrainConfig, set_up_process, train
 from uqforce.uncertainty.calibration_fit import KINDS, fit_calibration

@@ -70,7 +70,7 @@ class Model {
 class Script : public Model {
  public:
   Script(const std::string& path, const at::Device& device) {
-    // Every call is computed the same way, the first ones too: see `call` in uqforce/exporting/export.py.
+    // Every call is computed the same way, the first ones too: see `call` in uqforce/exporting/opening.py.
     torch::jit::setGraphExecutorOptimize(false);
     module_ = torch::jit::load(path, device);
   }

@@ -17,7 +17,7 @@ from uqforce.engines.evaluate import predict_frames
 from uqforce.evaluation import metrics
 from uqforce.evaluation.comparison import Comparison
 from uqforce.evaluation.tables import aligned
-from uqforce.exporting.export import load_exported
+from uqforce.exporting.opening import load_exported
 
 DATA = Path(__file__).parent / "data"
 SETS = {"300 K": "test_300K.xyz.xz", "600 K": "test_600K.xyz.xz", "1000 K": "test_1000K.xyz.xz"}

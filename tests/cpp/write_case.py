@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from uqforce.exporting.export import call, export, open_model
+from uqforce.exporting.export import export
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import ModelConfig, Potential
 from uqforce.ops import neighbor_list
 

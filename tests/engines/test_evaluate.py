@@ -14,7 +14,8 @@ from uqforce.engines.evaluate import evaluate, predict_frames
 from uqforce.errors import DataError
 from uqforce.evaluation import metrics, vectors
 from uqforce.evaluation.tables import table
-from uqforce.exporting.export import export, open_model
+from uqforce.exporting.export import export
+from uqforce.exporting.opening import open_model
 from uqforce.model import save_model
 from uqforce.uncertainty.calibration_fit import score_at_error
 

@@ -9,15 +9,10 @@ import torch
 
 from uqforce import __version__
 from uqforce.errors import ExportError
-from uqforce.exporting import export as module
-from uqforce.exporting.export import (
-    call,
-    export,
-    load_exported,
-    open_model,
-    read_metadata,
-)
+from uqforce.exporting import checked
+from uqforce.exporting.export import export
 from uqforce.exporting.exported_potential import FORMAT_VERSION
+from uqforce.exporting.opening import call, load_exported, open_model, read_metadata
 from uqforce.model import InferencePotential, sample_structure, save_model
 
 RUN = """
@@ -129,14 +124,14 @@ def test_the_model_given_is_untouched(make_potential, tmp_path):
 @pytest.mark.parametrize("number", [0, 2])
 def test_no_file_is_left_when_the_check_fails(potential, tmp_path, monkeypatch, number):
     target = tmp_path / "folder" / "model.pt"
-    good = module.run_in_fresh_process
+    good = checked.run_in_new_process
 
     def wrong(*arguments):
         outputs = good(*arguments)
         outputs[0][number]["forces"][3, 1] += 1e-4 * max(1.0, outputs[0][0]["forces"].abs().max())
         return outputs
 
-    monkeypatch.setattr(module, "run_in_fresh_process", wrong)
+    monkeypatch.setattr(checked, "run_in_new_process", wrong)
     with pytest.raises(ExportError, match=r"another forces of two structures"):
         export(potential, target)
     assert list(target.parent.iterdir()) == []
@@ -147,7 +142,7 @@ def test_no_file_is_left_when_the_check_fails(potential, tmp_path, monkeypatch, 
 
 
 def test_a_process_that_fails_is_reported(potential, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LIBRARY_PATH", tmp_path / "missing.so")
+    monkeypatch.setattr(checked, "LIBRARY_PATH", tmp_path / "missing.so")
     with pytest.raises(ExportError, match=r"fresh process:[\s\S]*missing\.so"):
         export(potential, tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,8 @@ from tests.lammps.systems import begin, build, data_file, structures
 from tests.lammps.test_pair import check
 from uqforce import Calculator
 from uqforce.errors import ExportError, InputError
-from uqforce.exporting.export import export, load_exported
+from uqforce.exporting.export import export
+from uqforce.exporting.opening import load_exported
 from uqforce.model import Potential, sample_structure
 
 
@@ -97,7 +98,7 @@ def test_another_processor(package):
     """torch can be told to be a lesser processor: the file is refused, not run to an illegal instruction."""
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("there is no lesser processor to pretend")
-    code = f"from uqforce.exporting.export import load_exported; load_exported({str(package)!r})"
+    code = f"from uqforce.exporting.opening import load_exported; load_exported({str(package)!r})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "ATEN_CPU_CAPABILITY": "default"},

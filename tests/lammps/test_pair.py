@@ -8,7 +8,8 @@ import torch
 from ase import Atoms
 
 from tests.lammps.systems import begin, build, data_file, structures
-from uqforce.exporting.export import call, export, open_model, read_metadata
+from uqforce.exporting.export import export
+from uqforce.exporting.opening import call, open_model, read_metadata
 from uqforce.model import Ensemble
 from uqforce.ops import neighbor_list
 

@@ -15,7 +15,8 @@ from uqforce import ops
 from uqforce.cli import main
 from uqforce.data import Dataset, collate, read_frames
 from uqforce.evaluation import metrics
-from uqforce.exporting.export import export, load_exported
+from uqforce.exporting.export import export
+from uqforce.exporting.opening import load_exported
 from uqforce.model import InferencePotential, ModelConfig, Potential, load_model, save_model
 from uqforce.uncertainty import fit, mixture_fit
 

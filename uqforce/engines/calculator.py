@@ -15,7 +15,7 @@ from uqforce.device import choose_device
 from uqforce.engines.conventions import NAMES, isolated_energies
 from uqforce.errors import InputError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.evaluation.structure_scores import StructureScores, structure_scores
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors, neighbor_list
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from uqforce.exporting.export import call
+from uqforce.exporting.opening import call
 
 
 def isolated_energies(module: torch.nn.Module, num_types: int, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.quality import without_nan
 from uqforce.evaluation.tables import table
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import Potential, Prediction, load_model
 from uqforce.model.predict import join_predictions
 from uqforce.ops import neighbor_list

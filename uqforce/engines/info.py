@@ -67,7 +67,7 @@ def flatten(entry: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from uqforce.exporting.export import open_model
+    from uqforce.exporting.opening import open_model
 
     print("\n".join(describe_build()))
     if args.model:

@@ -14,7 +14,7 @@ from uqforce.device import choose_device
 from uqforce.engines.calculator import PLAIN
 from uqforce.errors import InputError, InstallationError, NotFiniteError
 from uqforce.evaluation.structure_scores import structure_scores
-from uqforce.exporting.export import call, open_model
+from uqforce.exporting.opening import call, open_model
 from uqforce.model import Ensemble, Potential
 from uqforce.ops import NeighborList, neighbor_list
 

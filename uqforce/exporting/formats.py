@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from uqforce.errors import ExportError
-from uqforce.exporting.export import TOLERANCE, TOLERANCE_OPTIMISED, export
+from uqforce.exporting.checked import TOLERANCE, TOLERANCE_OPTIMISED
+from uqforce.exporting.export import export
 from uqforce.model import load_model
 
 

@@ -33,6 +33,6 @@ for case in torch.load(inputs, weights_only=True):
     energy = out["energy"].block().values.sum()
     (gradient,) = torch.autograd.grad(energy, positions)
     values = {name: value.block().values.detach() for name, value in out.items()}
-    results.append(values | {"total": energy.detach().view(1), "forces": -gradient})
+    results.append(values | {"total energy": energy.detach().view(1), "forces": -gradient})
 torch.save(results, outputs)
 assert "uqforce" not in sys.modules

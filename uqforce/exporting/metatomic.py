@@ -9,7 +9,6 @@ carries those that the model computed.
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -27,9 +26,10 @@ from metatomic.torch import (
 from torch import Tensor, nn
 
 from uqforce._library import LIBRARY_PATH
-from uqforce.exporting.export import TOLERANCE, compare, run_program
+from uqforce.exporting.checked import TOLERANCE, compare, run_in_new_process
 from uqforce.exporting.exported_potential import ExportedPotential, metadata
 from uqforce.exporting.pair_nequip import sample as periodic_sample
+from uqforce.files import atomically
 from uqforce.model import Potential
 from uqforce.ops import edge_vectors
 
@@ -179,7 +179,7 @@ def expected(module: ExportedPotential, case: dict[str, Tensor]) -> dict[str, Te
     order = torch.argsort(case["edge_index"][0], stable=True)
     types = model.atom_types(case["numbers"])
     out = module(case["edge_vec"][order], case["edge_index"][:, order], types, torch.zeros_like(types), 1)
-    wanted = {"total": out["energy"], "energy": out["energies"].unsqueeze(1), "forces": out["forces"]}
+    wanted = {"total energy": out["energy"], "energy": out["energies"].unsqueeze(1), "forces": out["forces"]}
     wanted |= {name: out[name].view(1, -1) for name in model.of_systems}
     return wanted | {f"uqforce::{name}": out[name].unsqueeze(1) for name in model.of_atoms}
 
@@ -199,17 +199,15 @@ def export_metatomic(
     module = ExportedPotential(potential, tabulation).cpu()
     cases = [sample(module, seed=1), sample(module, seed=2)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
-        written, extensions = Path(folder) / path.name, Path(folder) / "extensions"
+    with atomically(path) as written:
+        extensions = written.parent / "extensions"
         installed = LIBRARY_PATH.is_relative_to(Path(sys.prefix).resolve())
         atomistic_model(module).save(str(written), collect_extensions=str(extensions) if installed else None)
         extensions.mkdir(exist_ok=True)
-        results = run_program("in_new_process_metatomic.py", [written, extensions], cases, folder)
+        results = run_in_new_process("in_new_process_metatomic.py", [written, extensions], cases)
         for case, got in zip(cases, results):
-            for key, value in expected(module, case).items():
-                compare("energy" if key == "total" else key, "a structure", got[key], value, TOLERANCE)
+            compare("a structure", got, expected(module, case), TOLERANCE)
         shutil.rmtree(f"{path}.extensions", ignore_errors=True)
         if installed:
             os.replace(extensions, f"{path}.extensions")
-        os.replace(written, path)
     return metadata(module)

@@ -5,7 +5,6 @@ import contextlib
 import importlib.metadata
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from uqforce.data.units import ENERGY
 from uqforce.errors import NequipError
 from uqforce.exporting.nequip_config import kind, neighbor_norm, nequip_options, read_config, require
+from uqforce.files import atomically
 from uqforce.model import ModelConfig, Potential, sample_structure, save_model
 from uqforce.training.checkpoint import rng_state, set_rng_state, sha256
 
@@ -299,14 +299,12 @@ def export_nequip(potential: Potential, path: str | os.PathLike) -> None:
         "pytorch-lightning_version": importlib.metadata.version("lightning"),
     }
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
-        written = Path(folder) / path.name
+    with atomically(path) as written:
         torch.save(content, written)
         back = dict(import_nequip(_load(written)).network.named_parameters())
         for name, parameter in potential.network.named_parameters():
             if not torch.equal(back[name], parameter.cpu()):
                 raise NequipError(f"nequip reads another {name} than was written to {path}: no file is left")
-        os.replace(written, path)
 
 
 def run(args: argparse.Namespace) -> int:

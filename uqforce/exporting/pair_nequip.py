@@ -11,7 +11,6 @@ uqforce for `.nequip.pt2` by itself.
 
 import json
 import os
-import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 
 from uqforce.errors import ExportError
 from uqforce.exporting.aoti import compile_method
-from uqforce.exporting.export import TOLERANCE, TOLERANCE_OPTIMISED, compare, run_in_fresh_process
+from uqforce.exporting.checked import check_calls
 from uqforce.exporting.exported_potential import ExportedPotential, metadata
+from uqforce.files import atomically
 from uqforce.model import Potential, sample_structure
 from uqforce.ops import neighbor_list
 
@@ -157,8 +157,7 @@ def export_pair_nequip(
     expected = [model(case) for case in cases]
     described, ours = file_metadata(module), metadata(module)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uqforce-export-") as folder:
-        written = Path(folder) / path.name
+    with atomically(path) as written:
         if path.suffix == ".pth":
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
@@ -170,12 +169,7 @@ def export_pair_nequip(
             described |= {"nequip_aoti_inputs": " ".join(INPUTS), "nequip_aoti_outputs": " ".join(names)}
             compile_package(_Listed(model, names), cases[0], written, described, ours)
             calls = [("model", tuple(case.values())) for case in cases]
-        results = run_in_fresh_process(written, calls, Path(folder))
-        for got, want in zip(results, expected):
-            for key, value in want.items():
-                compare(key, "a structure", got[0][key], value, TOLERANCE)
-                compare(key, "a structure", got[-1][key], value, TOLERANCE_OPTIMISED[ours["dtype"]])
-        os.replace(written, path)
+        check_calls(written, dict(zip(("a structure", "another structure"), calls)), expected, ours["dtype"])
     return ours
 
 
