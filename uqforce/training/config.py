@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from uqforce.errors import ConfigError
+from uqforce.files import write_atomically
 from uqforce.training.config_sections import (
     CheckpointConfig,
     DataConfig,
@@ -201,6 +202,11 @@ class TrainConfig(Section):
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds {type(values).__name__}, not the fields of a configuration")
         return TrainConfig.parse(values, str(path))
+
+    def save(self, path: Path) -> None:
+        """Write every field as YAML that `load` reads, atomically."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        write_atomically(path, text.encode())
 
     @staticmethod
     def parse(values: dict[str, Any], source: str = "configuration") -> TrainConfig:

@@ -44,6 +44,11 @@ class Prepared:
     statistics: Statistics
     data_hash: str
 
+    @property
+    def sets(self) -> dict[str, Dataset]:
+        """Every set of frames by its name in the report."""
+        return {"train": self.train, "validation": self.validation, **self.tests}
+
 
 def prepare(config: TrainConfig, directory: Path) -> Prepared:
     """Read, split and check the frames, build their neighbour lists in `directory`/data, complete the model.

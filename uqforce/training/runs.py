@@ -16,10 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-import yaml
 
 from uqforce.errors import ConfigError, TrainingError
-from uqforce.files import write_atomically
 from uqforce.model import Ensemble, load_model, save_model
 from uqforce.training.chains import chain_config, draws_of, joined_samples, write_diagnostics
 from uqforce.training.config import TrainConfig
@@ -79,8 +77,7 @@ def train_members(
         if processes.first:
             for member in members:
                 share_data(Path(member.output), directory / "data")
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            write_atomically(directory / "config.yaml", text.encode())
+            config.save(directory / "config.yaml")
         processes.wait()
         if config.parallel > 1:
             train_in_processes(members, config.parallel, trust, allow_changed_config)
@@ -92,9 +89,8 @@ def train_members(
         if processes.first:
             ensemble = joined(config, members, prepared)
             save_model(ensemble, path)
-            sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
             log.info(f"\nensemble {path}, the mean of its members:")
-            log.info(write_report(ensemble, sets, directory))
+            log.info(write_report(ensemble, prepared.sets, directory))
             if config.sampler is not None:
                 draws = draws_of(ensemble, prepared.validation, len(members))
                 log.info(write_diagnostics(draws, members, directory))

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import yaml
 
-from uqforce.files import remove_unfinished, write_atomically
+from uqforce.files import remove_unfinished
 from uqforce.model import Potential, dropout_heads, load_model, save_model
 from uqforce.training import checkpoint
 from uqforce.training.config import TrainConfig
@@ -68,16 +67,14 @@ def _train(
         done = trainer.progress
         log.info(f"resuming from {found}: {done.epoch} epochs and {done.step} steps done")
     if processes.first:
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_atomically(directory / "config.yaml", text.encode())
+        config.save(directory / "config.yaml")
     trainer.fit()
     best, done = directory / "best.uqf", trainer.progress
     log.info(f"{done.epoch} epochs took {done.seconds / 60:.1f} minutes")
     if processes.first and config.sampler is None:
         trainer.save_model("last.uqf")
-        sets = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
         log.info(f"best model {best}, epoch {done.best_epoch}:")
-        log.info(write_report(load_model(best), sets, directory))
+        log.info(write_report(load_model(best), prepared.sets, directory))
         if config.model.dropout:
             heads = dropout_heads(load_model(best), config.dropout_samples, config.seed)
             save_model(heads, directory / "ensemble.uqf")
