@@ -22,7 +22,7 @@ def label(comparison: "Comparison") -> str:
 
 
 def plot_parity(comparisons: Sequence["Comparison"], path: Path) -> None:
-    """Predicted against reference energy per atom and force components, and their errors."""
+    """Predicted against reference energy per atom and force components, with their RMSE."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     energy, forces = figure.subplots(1, 2)
     for number, c in enumerate(comparisons):
@@ -37,13 +37,13 @@ def plot_parity(comparisons: Sequence["Comparison"], path: Path) -> None:
             shown = slice(None, None, -(-max(1, len(reference)) // MOST_POINTS))
             text = label(c)
             if len(reference):
-                text += f": RMSE {1e3 * np.sqrt(np.mean((predicted - reference) ** 2)):.1f}"
+                text += f": {1e3 * np.sqrt(np.mean((predicted - reference) ** 2)):.1f}"
             axes.scatter(reference[shown], predicted[shown], label=text, **style)
     for axes, name, unit in ((energy, "energy per atom", "eV"), (forces, "force component", "eV/Å")):
         axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
         axes.locator_params(nbins=5)
         axes.axline((axes.get_xlim()[0],) * 2, slope=1, color="0.4", linewidth=0.8, zorder=0)
-        legend = axes.legend(frameon=False, markerscale=2, title=f"RMSE in m{unit}")
+        legend = axes.legend(frameon=False, markerscale=2, title=f"RMSE (m{unit})")
         for handle in legend.legend_handles:
             handle.set_alpha(1)
     figure.savefig(path, dpi=150)
