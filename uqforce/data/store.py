@@ -185,7 +185,8 @@ def fingerprint(frames: Sequence[Frame]) -> str:
     return digest.hexdigest()
 
 
-def _columns(frames: Sequence[Frame], type_names: Sequence[str]) -> dict[str, np.ndarray]:
+def columns(frames: Sequence[Frame], type_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of a store, by the names that they have in `Dataset`; a label that is missing is 0."""
     index = {name: i for i, name in enumerate(type_names)}
 
     def label(name: str, shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -215,7 +216,7 @@ def _columns(frames: Sequence[Frame], type_names: Sequence[str]) -> dict[str, np
 
 
 def _write(file: BinaryIO, frames: Sequence[Frame], identity: dict) -> None:
-    arrays = _columns(frames, identity["type_names"])
+    arrays = columns(frames, identity["type_names"])
     places, end = {}, 0
     for name, array in arrays.items():
         places[name] = (array.dtype.str, array.shape, end)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
-from uqforce.data import Dataset, Frame
+from uqforce.data import Dataset, Frame, type_names_of
+from uqforce.data.store import columns
 
 
 class Labels(NamedTuple):
@@ -24,29 +26,16 @@ class Labels(NamedTuple):
     def of(structures: Sequence[Frame] | Dataset) -> Labels:
         """Take the labels out of frames, or out of a data set."""
         if isinstance(structures, Dataset):
-            return _of_dataset(structures)
-
-        def column(field: str, missing) -> list:
-            values = (getattr(frame, field) for frame in structures)
-            return [missing(f) if value is None else value for f, value in zip(structures, values)]
-
+            type_names, held = structures.type_names, structures
+        else:
+            type_names = type_names_of(structures)
+            held = SimpleNamespace(**columns(structures, type_names))
+        sizes = np.diff(held.atom_offsets)
         return Labels(
-            symbols=np.array([symbol for frame in structures for symbol in frame.symbols]),
-            sizes=np.array([len(frame) for frame in structures]),
-            volume=np.array([frame.volume for frame in structures]),
-            energy=np.array(column("energy", lambda frame: np.nan)),
-            forces=np.concatenate(column("forces", lambda frame: np.full((len(frame), 3), np.nan))),
-            stress=np.stack(column("stress", lambda frame: np.full((3, 3), np.nan))),
+            symbols=np.array(type_names)[held.atom_types],
+            sizes=sizes,
+            volume=np.abs(np.linalg.det(held.cell)),
+            energy=np.where(held.has_energy, held.energy, np.nan),
+            forces=np.where(np.repeat(held.has_forces, sizes)[:, None], held.forces, np.nan),
+            stress=np.where(held.has_stress[:, None, None], held.stress, np.nan),
         )
-
-
-def _of_dataset(dataset: Dataset) -> Labels:
-    has_forces = np.repeat(dataset.has_forces, dataset.num_atoms)
-    return Labels(
-        symbols=np.array(dataset.type_names)[dataset.atom_types],
-        sizes=dataset.num_atoms,
-        volume=np.abs(np.linalg.det(dataset.cell)),
-        energy=np.where(dataset.has_energy, dataset.energy, np.nan),
-        forces=np.where(has_forces[:, None], dataset.forces, np.nan),
-        stress=np.where(dataset.has_stress[:, None, None], dataset.stress, np.nan),
-    )
