@@ -77,7 +77,7 @@ def learn(folder: Path, model: Path, data: list[Path], epochs: int) -> Path:
     config["optimizer"]["lr"] = 0.003
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
     uqforce("train", folder / "train.yaml")
-    uqforce("fit", folder / "training/best.uqf", *data)
+    uqforce("fit", folder / "training/best.uqf", *data, "--in-place")
     return folder / "training/best.uqf"
 
 

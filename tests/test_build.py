@@ -173,16 +173,16 @@ def test_library_that_does_not_load(tmp_path):
 
 
 def test_import_under_another_torch(tmp_path):
-    """`import uqforce` says what to do before the dynamic loader dumps undefined symbols."""
+    """The first use of uqforce says what to do before the dynamic loader dumps undefined symbols."""
     package = tmp_path / "uqforce"
     package.mkdir()
-    for name in ("__init__.py", "_library.py", "_version.py"):
+    for name in ("__init__.py", "_library.py", "_version.py", "errors.py"):
         shutil.copy(PACKAGE / name, package)
     other = "9" + TORCH[1:]
     copy_of_library(
         package / "libuqforce.so", f"for torch {TORCH}\0".encode(), f"for torch {other}\0".encode()
     )
-    done = run_python("import uqforce", PYTHONPATH=str(tmp_path))
+    done = run_python("import uqforce; uqforce.build_info()", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert (
         f"uqforce was built for torch {other} but torch {TORCH} is running: run `make build`" in done.stderr

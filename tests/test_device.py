@@ -51,12 +51,13 @@ def card_number(which: torch.device | int | None) -> int:
     return (which.index if isinstance(which, torch.device) else which) or 0
 
 
-def test_says_once_what_runs(capsys):
+def test_says_once_what_runs(caplog):
     device._announce.cache_clear()
-    for _ in range(2):
-        assert choose_device("cpu") == torch.device("cpu")
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"CPU kernels ({build_info()['instruction_set']})" in said
+    with caplog.at_level("INFO", "uqforce"):
+        for _ in range(2):
+            assert choose_device("cpu") == torch.device("cpu")
+    (said,) = caplog.messages
+    assert f"CPU kernels ({build_info()['instruction_set']})" in said
 
 
 @pytest.mark.parametrize(
@@ -84,15 +85,16 @@ def test_a_build_that_the_card_does_not_run(build, message, machine):
         choose_device("cuda:0")
 
 
-def test_cards_of_two_kinds(machine, capsys):
+def test_cards_of_two_kinds(machine, caplog):
     """Each is compared for itself; "auto" takes torch's current one."""
+    caplog.set_level("INFO", "uqforce")
     machine({"cuda_archs": ["sm_90", "compute_90"]}, (9, 0), (8, 6), (12, 0))
     assert choose_device("auto") == torch.device("cuda")
-    assert "CUDA kernels for sm_90 on card 0" in capsys.readouterr().err
+    assert "CUDA kernels for sm_90 on card 0" in caplog.text
     with pytest.raises(InputError, match=r"card 1 of compute capability 8.6 does not run"):
         choose_device("cuda:1")
     assert choose_device("cuda:2") == torch.device("cuda:2")
-    assert "compute_90, which the driver compiles now: minutes, once on card 2" in capsys.readouterr().err
+    assert "compute_90, which the driver compiles now: minutes, once on card 2" in caplog.text
     first, second, third = device.describe_cards()
     assert first == "card 0: runs the kernels for sm_90"
     assert second.startswith("card 1: uqforce was built for sm_90 compute_90, which card 1")

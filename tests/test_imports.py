@@ -82,7 +82,7 @@ def test_imports_run_one_way():
         ("uqforce/data/store.py", "from uqforce.errors import ExportError", True),
         ("uqforce/errors.py", "from uqforce.data import DataError", False),
         ("uqforce/engines/calculator.py", "from uqforce.device import choose_device", True),
-        ("uqforce/device.py", "from uqforce.errors import DeployError", True),
+        ("uqforce/device.py", "from uqforce.errors import InputError", True),
         ("uqforce/device.py", "from uqforce.ops import gate", False),
         ("uqforce/reference/gmm_nll.py", "from uqforce.errors import ExportError", False),
         ("uqforce/reference/gmm_nll.py", "import math\nimport torch.nn.functional as F", True),

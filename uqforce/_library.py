@@ -52,11 +52,19 @@ def load(library: Path = LIBRARY_PATH) -> None:
 
 
 def build_info() -> dict[str, object]:
-    """What the compiled library was built from, what it can do and what is in use.
+    """Return what the compiled library was built from, what it can do and what is in use.
 
     Keys: `uqforce`, `torch`, `compiler`, `cuda_archs` (None without CUDA kernels), `without_cuda` (ops that
     have no CUDA kernel; None: all have one), `instruction_sets` (compiled) and `instruction_set` (in use;
     `UQFORCE_ISA` overrides the choice).
+
+    Raises:
+        InstallationError: the library is missing or built for another torch.
+
+    Example:
+        >>> import uqforce
+        >>> uqforce.build_info()["instruction_set"] in ("baseline", "avx2", "avx512")
+        True
     """
     return json.loads(torch.ops.uqforce.build_info())
 

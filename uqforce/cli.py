@@ -1,201 +1,484 @@
-"""The command line: one thin function per verb, each importing what it needs when it is called."""
+"""The command line: one function per verb, which imports what it needs when it is called."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import contextlib
+import dataclasses
+import logging
+import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from uqforce.engines import arguments
+import click
+
+from uqforce._version import __version__
 from uqforce.errors import ConfigError, PluginError, UqforceError
+from uqforce.exporting.formats import FORMATS
+
+EXIT = {"finished": 0, "failed": 1, "usage": 2, "halted": 3, "not finite": 4, "interrupted": 130}
+log = logging.getLogger("uqforce")
+
+# ------------------------------------------------------------------------------------- what verbs have in
+# common
 
 
-class Verb(NamedTuple):
-    """`run(args)` does the work and returns the exit status; `arguments(parser)` declares what it takes."""
+class Pair(click.ParamType):
+    """NAME=VALUE."""
 
-    run: Callable[[argparse.Namespace], int]
-    arguments: Callable[[argparse.ArgumentParser], None]
-    help: str
+    name = "NAME=VALUE"
 
-
-def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="YAML file, see `uqforce template`")
-    parser.add_argument(
-        "--allow-changed-config",
-        action="store_true",
-        help="resume although the configuration or the data changed",
-    )
-    parser.add_argument(
-        "--trust", action="store_true", help="read a checkpoint that could run code; prints its sha256"
-    )
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        name, equals, text = value.partition("=")
+        if not (name and equals and text):
+            self.fail(f"{value!r} is not of the form {param.metavar if param else self.name}", param, ctx)
+        return name, text
 
 
-def _train(args: argparse.Namespace) -> int:
-    from uqforce.training import TrainConfig, set_up_process, train
-
-    config = TrainConfig.load(args.config)
-    set_up_process(config.threads)
-    train(config, trust=args.trust, allow_changed_config=args.allow_changed_config)
-    return 0
+def pairs(flag: str, metavar: str, help: str) -> Callable:
+    return click.option(flag, type=Pair(), multiple=True, metavar=metavar, help=f"{help}; may be repeated")
 
 
-def _template(args: argparse.Namespace) -> int:
+def output(help: str, metavar: str = "FILE", required: bool = True) -> Callable:
+    return click.option("-o", "--output", metavar=metavar, required=required, help=help)
+
+
+model_file = click.argument("model", metavar="MODEL")
+data_files = click.argument("data", metavar="DATA...", nargs=-1, required=True)
+overwrite_flag = click.option("--overwrite", is_flag=True, help="replace what -o names where it exists")
+in_place_flag = click.option("--in-place", is_flag=True, help="store it in MODEL itself")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, or auto: CUDA where machine and build have it",
+)
+
+
+def free(path: str, overwrite: bool) -> str:
+    """`path`, where nothing would be lost by writing it. Raises ConfigError."""
+    if Path(path).exists() and not overwrite:
+        raise ConfigError(f"{path} exists: choose another name for -o, or give --overwrite")
+    return path
+
+
+def destination(model: str, output: str | None, in_place: bool, overwrite: bool) -> str:
+    """Where a verb that changes a model writes it. Raises ConfigError."""
+    if in_place == (output is not None):
+        raise ConfigError("give either -o FILE, the model file to write, or --in-place, to store it in MODEL")
+    return model if output is None else free(output, overwrite)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave: all others keep the defaults of the function that is called."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+# ------------------------------------------------------------------------------------------------------ the
+# verbs
+
+
+class InOrder(click.Group):
+    """Verbs in the order in which one needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 3 dynamics halted by "
+    "a limit, 4 energy or forces not finite, 130 interrupted. Python: `import uqforce` has the same as "
+    "functions.",
+)
+@click.version_option(__version__, prog_name="uqforce")
+def verbs() -> None:
+    """Interatomic potentials that say how far they can be trusted.
+
+    \b
+    uqforce template -o first.yaml                     write a configuration, fill in the data
+    uqforce train first.yaml                           first/best.uqf
+    uqforce fit first/best.uqf train.xyz -o model.uqf  every evaluation has a score now, nll
+    uqforce eval model.uqf test.xyz -o evaluation      errors against uncertainties
+    uqforce export model.uqf -o model.pt               one file for C++, LAMMPS, ASE
+    uqforce md model.pt start.xyz -o run --halt nll=max
+    """
+
+
+@verbs.command(short_help="write a configuration to start from")
+@output("write it here; without, it is printed", required=False)
+@click.option("--full", is_flag=True, help="every field, not only what is usually set")
+@overwrite_flag
+def template(output: str | None, full: bool, overwrite: bool) -> None:
+    """Write a commented configuration for `uqforce train`."""
     from uqforce.training import template
 
-    print(template(), end="")
-    return 0
+    if output is None:
+        click.echo(template(full), nl=False)
+    else:
+        Path(free(output, overwrite)).write_text(template(full))
 
 
-def _fit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file (.uqf)")
-    parser.add_argument("data", nargs="+", help="the structures it was trained on, anything that ASE reads")
-    parser.add_argument("-o", "--output", help="where to write the model with its mixture (default: MODEL)")
-    parser.add_argument(
-        "--score",
-        choices=("mixture", "llpr"),
-        default="mixture",
-        help="the mixture's nll (default), or the rigidity of the last layer (llpr), which needs labels",
-    )
-    parser.add_argument(
-        "--regulariser", type=float, metavar="X",
-        help="of llpr: in units of the loss' largest curvature (default: 1e-6)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--per-type",
-        action="store_true",
-        default=None,
-        help="a mixture for each element, of the atoms of that element",
-    )
-    parser.add_argument("--components", type=int, help="number of Gaussians (default: the one of lowest BIC)")
-    parser.add_argument(
-        "--covariance",
-        choices=("full", "diag", "tied"),
-        help="of each Gaussian (full, default), its variances alone (diag), one for all (tied)",
-    )
-    parser.add_argument(
-        "--projection", type=int, metavar="K", help="keep the K leading principal components of the features"
-    )
-    parser.add_argument(
-        "--test", nargs="+", metavar="FILE",
-        help="labelled structures: say how well the score ranks their atoms' force errors",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, help="of the k-means start (default: 0)")
+@verbs.command(short_help="train a potential, or resume its training")
+@click.argument("config", metavar="CONFIG")
+@output("folder of the run, in place of the configuration's `output`", "FOLDER", required=False)
+@click.option("--allow-changed-config", is_flag=True, help="resume although configuration or data changed")
+@click.option("--trust", is_flag=True, help="read a checkpoint that could run code; prints its sha256")
+def train(config: str, output: str | None, allow_changed_config: bool, trust: bool) -> None:
+    """Train a potential as CONFIG says, a YAML file (`uqforce template`), or resume its training.
+
+    The folder `output` of CONFIG gets best.uqf (the model of lowest validation loss), last.uqf, train.log,
+    metrics.csv, checkpoint.pt, a table of errors and plots; of an ensemble a folder for each member, and
+    ensemble.uqf. The same command resumes a run that was interrupted.
+    """
+    from uqforce.training import TrainConfig, set_up_process, train
+
+    settings = TrainConfig.load(config)
+    if output is not None:
+        settings = settings.model_copy(update={"output": output})
+    set_up_process(settings.threads)
+    train(settings, trust=trust, allow_changed_config=allow_changed_config)
 
 
-OF_MIXTURE = ("components", "covariance", "projection", "per_type", "test", "seed")
-OF_LLPR = ("regulariser",)
+@verbs.command(short_help="give a model its score, nll or llpr")
+@model_file
+@data_files
+@output("model file to write", required=False)
+@in_place_flag
+@overwrite_flag
+@click.option(
+    "--score",
+    type=click.Choice(["mixture", "llpr"]),
+    default="mixture",
+    show_default=True,
+    help="the mixture, which gives nll, or the last layer's rigidity, which gives llpr and needs labels",
+)
+@click.option("--components", type=int, help="mixture: number of Gaussians (default: the one of lowest BIC)")
+@click.option(
+    "--covariance",
+    type=click.Choice(["full", "diag", "tied"]),
+    help="mixture: of each Gaussian (full, default), its variances alone (diag), one for all (tied)",
+)
+@click.option(
+    "--projection", type=int, metavar="K", help="mixture: keep K principal components of the features"
+)
+@click.option("--per-type", is_flag=True, default=None, help="mixture: one for each element")
+@click.option(
+    "--test", metavar="FILE", multiple=True,
+    help="mixture: labelled structures, say how well nll ranks their atoms' force errors; may be repeated",
+)  # fmt: skip
+@click.option("--seed", type=int, help="mixture: of the k-means start (default 0)")
+@click.option(
+    "--regulariser", type=float, help="llpr: in units of the loss' largest curvature (default 1e-6)"
+)
+def fit(
+    model: str, data: tuple, output: str | None, in_place: bool, overwrite: bool, **settings: Any
+) -> None:
+    """Give MODEL (.uqf) a score of how far an atom is from DATA, the structures that it was trained on.
+
+    From then on every evaluation of the model has nll (or llpr) of each atom, in Python, ASE, LAMMPS and
+    exported files.
+
+    \b
+    uqforce fit best.uqf train.xyz -o model.uqf
+    uqforce fit model.uqf train.xyz --score llpr --in-place
+    """
+    from uqforce.uncertainty.fit import fit
+
+    fit(model, data, destination(model, output, in_place, overwrite), **given(**settings))
 
 
-def _fit(args: argparse.Namespace) -> int:
-    from uqforce.uncertainty.fit import fit, fit_llpr
+@verbs.command(short_help="make uncertainties agree with errors")
+@model_file
+@data_files
+@output("model file to write", required=False)
+@in_place_flag
+@overwrite_flag
+@click.option(
+    "--kind",
+    type=click.Choice(["scale", "isotonic", "conformal"]),
+    default="scale",
+    show_default=True,
+    help="a factor (scale), a monotone function (isotonic), a factor with guaranteed coverage (conformal)",
+)
+@click.option("--level", type=float, help="conformal: probability of the intervals (default 0.9)")
+@click.option(
+    "--score", type=click.Choice(["nll", "llpr"]), help="that becomes forces_error (default: nll, if there)"
+)
+def calibrate(
+    model: str, data: tuple, output: str | None, in_place: bool, overwrite: bool, **settings: Any
+) -> None:
+    """Make the uncertainties of MODEL (.uqf) agree with its errors on DATA, labelled structures not trained
+    on.
 
-    given = {name: getattr(args, name) for name in OF_MIXTURE + OF_LLPR if getattr(args, name) is not None}
-    mine, score = (OF_LLPR, "mixture") if args.score == "llpr" else (OF_MIXTURE, "llpr")
-    if others := [f"--{name.replace('_', '-')}" for name in given if name not in mine]:
-        raise ConfigError(f"{', '.join(others)} has no meaning with --score {args.score}, only with {score}")
-    if args.score == "llpr":
-        fit_llpr(args.model, args.data, args.output, **given)
-        return 0
-    if "components" in given:
-        given["n_components"] = given.pop("components")
-    fit(args.model, args.data, args.output, **given)
-    return 0
+    Standard deviations of energies and forces are scaled, and a score (nll, llpr) becomes an expected force
+    error, forces_error in eV/A.
 
-
-def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file (.uqf)")
-    parser.add_argument("data", nargs="+", help="labelled structures that it was not trained on")
-    parser.add_argument("-o", "--output", help="where to write the calibrated model (default: MODEL)")
-    parser.add_argument(
-        "--kind",
-        choices=("scale", "isotonic", "conformal"),
-        default="scale",
-        help="a factor (scale, default), a monotone function (isotonic), a factor with guaranteed coverage",
-    )
-    parser.add_argument(
-        "--level", type=float, default=0.9, help="of conformal: probability of the intervals (default: 0.9)"
-    )
-    parser.add_argument(
-        "--score", choices=("nll", "llpr"), help="that becomes forces_error (default: nll, if there)"
-    )
-
-
-def _calibrate(args: argparse.Namespace) -> int:
+    \b
+    uqforce calibrate model.uqf validation.xyz -o calibrated.uqf
+    """
     from uqforce.uncertainty.calibration_fit import calibrate
 
-    calibrate(args.model, args.data, args.output, args.kind, args.level, args.score)
-    return 0
+    calibrate(model, data, destination(model, output, in_place, overwrite), **given(**settings))
 
 
-def _build_lammps(args: argparse.Namespace) -> int:
+@verbs.command("import", short_help="turn a model of nequip into one of ours")
+@model_file
+@output("model file to write (.uqf)")
+@overwrite_flag
+@click.option("--trust", is_flag=True, help="read the file although it can run code; prints its sha256")
+@click.option("--energy-unit", default="eV", show_default=True, help="of the model's energies")
+def import_(model: str, output: str, overwrite: bool, trust: bool, energy_unit: str) -> None:
+    """Turn MODEL, a checkpoint (.ckpt) or package (.nequip.zip) of nequip, into one of ours with the same
+    numbers."""
+    from uqforce.exporting.nequip import import_model
+    from uqforce.model import save_model
+
+    free(output, overwrite)
+    potential = import_model(model, trust=trust, energy_unit=energy_unit)
+    save_model(potential, output)
+    config, made = potential.config, potential.card["imported"]
+    types, weights = ", ".join(config.type_names), sum(p.numel() for p in potential.parameters())
+    click.echo(f"{output}: {types}, cutoff {config.r_max} A, {weights} weights, {config.dtype}")
+    click.echo(
+        f"compared with {made['from']} on two structures: relative differences of energies "
+        f"{made['energy_difference']:.1e}, forces {made['forces_difference']:.1e}, features "
+        f"{made['features_difference']:.1e}"
+    )
+
+
+@verbs.command(short_help="write a model for the engine that runs it")
+@model_file
+@output("file to write")
+@overwrite_flag
+@click.option(
+    "--format",
+    type=click.Choice(list(FORMATS)),
+    default="torchscript",
+    show_default=True,
+    help="; ".join(f"{name} ({entry.suffixes}): {entry.readers}" for name, entry in FORMATS.items()),
+)
+@click.option(
+    "--tabulation",
+    type=float,
+    help="relative error allowed to the tables that replace the radial networks; 0 keeps the networks "
+    "(default 1e-6 for a float32 model, 1e-10 for float64)",
+)
+def export(model: str, output: str, overwrite: bool, format: str, tabulation: float | None) -> None:
+    """Write MODEL (.uqf) as one file for the engine that runs it.
+
+    The file is run in a new process and compared with the model before it appears.
+
+    \b
+    uqforce export model.uqf -o model.pt
+    uqforce export model.uqf -o model.nequip.pth --format nequip
+    """
+    from uqforce.exporting.formats import export
+
+    export(model, free(output, overwrite), format, tabulation)
+
+
+@verbs.command("eval", short_help="errors and the worth of uncertainties, with plots")
+@model_file
+@data_files
+@output("folder for evaluation.json and plots", "FOLDER")
+@overwrite_flag
+@click.option(
+    "--bootstrap", type=int, default=0, help="resamples of structures for 95 % intervals (default none)"
+)
+@pairs("--key", "LABEL=NAME", "name of a label in the files, as energy=REF_energy")
+@pairs("--unit", "LABEL=UNIT", "unit in the files, as energy=kcal/mol (default eV, A)")
+@device_option
+def eval_(
+    model: str,
+    data: tuple,
+    output: str,
+    overwrite: bool,
+    bootstrap: int,
+    key: tuple,
+    unit: tuple,
+    device: str,
+) -> None:
+    """Judge MODEL (.uqf, .pt) on DATA: errors, and what each uncertainty is worth, as a table, JSON and
+    plots.
+
+    DATA are labelled structures, one set per file; the first one is the domain, from which the uncertainties
+    of the others are told.
+
+    \b
+    uqforce eval model.uqf test_300K.xyz test_600K.xyz -o evaluation
+    """
+    from uqforce.data import Keys, Units
+    from uqforce.engines.evaluate import evaluate
+    from uqforce.evaluation.tables import table
+
+    folder = Path(output)
+    free(str(folder / "evaluation.json"), overwrite)
+    report = evaluate(model, data, folder, device, bootstrap, labels(Keys, key), labels(Units, unit))
+    click.echo(table(report))
+    click.echo(
+        f"\n{output}: evaluation.json, {', '.join(sorted(path.name for path in folder.glob('*.png')))}"
+    )
+
+
+@verbs.command(short_help="molecular dynamics that watches the uncertainty")
+@model_file
+@click.argument("start", required=False)
+@output("folder of the run", "FOLDER")
+@click.option("--resume", is_flag=True, help="go on with the run in the folder; leave START out")
+@click.option("--steps", type=int, help="in all (default 1000)")
+@click.option(
+    "--ensemble", type=click.Choice(["nve", "langevin", "npt"]), help="default langevin; npt is isotropic"
+)
+@click.option("--temperature", type=float, help="K (default 300)")
+@click.option("--temperature-end", type=float, help="K; heats or cools linearly from --temperature")
+@click.option("--ramp-steps", type=int, help="steps of the ramp (default: --steps)")
+@click.option("--timestep", type=float, help="fs (default 0.5)")
+@click.option("--friction", type=float, help="of langevin and npt, 1/ps (default 10)")
+@click.option("--pressure", type=float, help="of npt, GPa (default 0)")
+@click.option("--barostat-time", type=float, help="of npt: period of the cell, ps (default 1)")
+@click.option("--seed", type=int, help="of velocities and thermostat (default 0)")
+@click.option("--every", type=int, help="steps between records (default 10)")
+@pairs("--halt", "QUANTITY=LIMIT", "stop when this quantity of any atom is above")
+@pairs("--collect", "QUANTITY=LIMIT", "keep records above for labelling, in collected.extxyz")
+@device_option
+@click.option(
+    "--skin", type=float, default=0.0, help="of the neighbour list, A (default 0: a new list every step)"
+)
+def md(
+    model: str, start: str | None, output: str, resume: bool, halt: tuple, collect: tuple, device: str,
+    skin: float, **options: Any,
+) -> int:  # fmt: skip
+    """Run molecular dynamics with MODEL (.pt, .uqf) from START, and watch the uncertainty of every atom.
+
+    START is a file that ASE reads (FILE@3: frame 3, else the last). A QUANTITY is nll, llpr (eV),
+    forces_uncertainty or forces_error (eV/A); a LIMIT a number or a quantile of the training set's scores,
+    q0.99, q0.999 or max. The folder gets trajectory.extxyz, a log and restart.npz.
+
+    \b
+    uqforce md model.pt start.xyz -o run --steps 50000 --temperature 300 --temperature-end 1200 --halt nll=max
+    uqforce md model.pt -o run --resume --steps 100000
+    """
+    from uqforce.engines.md import md
+
+    limits = {
+        name: dict(map(limit, pairs)) for name, pairs in (("halt", halt), ("collect", collect)) if pairs
+    }
+    outcome = md(model, start, output, resume=resume, device=device, skin=skin, **limits, **given(**options))
+    click.echo(outcome.sentence)
+    return EXIT[outcome.status]
+
+
+def labels(kind: type, pairs: tuple) -> Any:
+    """`Keys` or `Units` of the pairs. Raises ConfigError."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    if unknown := [name for name, _ in pairs if name not in names]:
+        raise ConfigError(
+            f"{kind.__name__.lower()}: no label is called {unknown[0]!r}, known are {', '.join(names)}"
+        )
+    return kind(**dict(pairs))
+
+
+def limit(pair: tuple[str, str]) -> tuple[str, float | str]:
+    """A quantity with its limit, a number or the name of a threshold that the model stores."""
+    quantity, text = pair
+    try:
+        return quantity, float(text)
+    except ValueError:
+        return quantity, text
+
+
+@verbs.command("build-lammps", short_help="compile the plugin for LAMMPS")
+def build_lammps() -> None:
+    """Compile `pair_style uqforce` for the LAMMPS that is installed in this environment."""
     from uqforce._library import LIBRARY_PATH
-    from uqforce._version import __version__
     from uqforce_lammps import build, plugin_folder
 
     try:
-        print(build.build(Path(plugin_folder()), LIBRARY_PATH, __version__))
+        click.echo(build.build(Path(plugin_folder()), LIBRARY_PATH, __version__))
     except build.BuildError as error:  # setup.py runs build.py where uqforce, and its errors, are not yet
         raise PluginError(str(error)) from error
-    return 0
 
 
-def _run(module: str) -> Callable[[argparse.Namespace], int]:
-    return lambda args: importlib.import_module(f"uqforce.{module}").run(args)
+@verbs.command(short_help="the card of a model, or this build")
+@click.argument("model", required=False)
+@click.option("--all", "everything", is_flag=True, help="of the build every op, of MODEL every entry")
+def info(model: str | None, everything: bool) -> None:
+    """Show the card of MODEL (.uqf, .pt): what it is, was trained on and can do. Without MODEL, this
+    build."""
+    from uqforce.engines.info import describe_build, describe_model
+
+    lines = describe_build(everything) if model is None else describe_model(model, everything)
+    click.echo("\n".join(lines))
 
 
-VERBS: dict[str, Verb] = {
-    "template": Verb(_template, lambda parser: None, "print a commented configuration for `uqforce train`"),
-    "train": Verb(_train, _train_arguments, "train a potential, or resume its training"),
-    "fit": Verb(
-        _fit, _fit_arguments, "fit the mixture behind `nll` to the training set and store it in the model"
-    ),
-    "calibrate": Verb(
-        _calibrate, _calibrate_arguments, "make uncertainties agree with the errors on a validation set"
-    ),
-    "import": Verb(
-        _run("exporting.nequip"), arguments.import_arguments, "turn a nequip model into one of ours"
-    ),
-    "export": Verb(
-        _run("exporting.formats"), arguments.export_arguments, "write a model for the engine that runs it"
-    ),
-    "eval": Verb(
-        _run("engines.evaluate"), arguments.eval_arguments, "errors and uncertainty quality, with plots"
-    ),
-    "md": Verb(_run("engines.md"), arguments.md_arguments, "molecular dynamics that watches the uncertainty"),
-    "build-lammps": Verb(
-        _build_lammps, lambda parser: None, "compile `pair_style uqforce` for the installed LAMMPS"
-    ),
-    "info": Verb(_run("engines.info"), arguments.info_arguments, "build, kernels in use, a model's card"),
-}
+# ---------------------------------------------------------------------------------------------------- the
+# process
 
 
-def sentence(error: UqforceError | OSError) -> str:
-    """What an error says, of the system's with the name of the file."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-    return str(error)
+class Terminal(logging.Handler):
+    """Shows what the library logs: progress on stdout, warnings on stderr, never through a progress bar."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(logging.INFO)
+        self.verb = verb
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        warning = record.levelno >= logging.WARNING
+        text = f"uqforce {self.verb}: {record.getMessage()}" if warning else record.getMessage()
+        tqdm.write(text, file=sys.stderr if warning else sys.stdout)
+
+
+@contextlib.contextmanager
+def shown(verb: str) -> Iterator[None]:
+    """The library's log and warnings on the terminal, as sentences."""
+    handler, level = Terminal(verb), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+    def sentence(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        click.echo(f"uqforce {verb}: {message}", err=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = sentence  # type: ignore[assignment]
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Errors that this package reports are printed as a sentence, others as a traceback."""
-    parser = argparse.ArgumentParser(
-        prog="uqforce", description="interatomic potentials with per-atom uncertainty"
-    )
-    commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in VERBS.items():
-        verb.arguments(commands.add_parser(name, help=verb.help, description=verb.help))
-    args = parser.parse_args(argv)
+    """Run one verb and return the exit status. A mistake of the user is answered with a sentence."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in argv if not word.startswith("-")), "")
     try:
-        return VERBS[args.verb].run(args)
-    except KeyboardInterrupt:
-        print(f"uqforce {args.verb}: interrupted", file=sys.stderr)
-        return 130
+        with shown(verb):
+            status = verbs.main(argv, prog_name="uqforce", standalone_mode=False)
+            sys.stdout.flush()
+        return status or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"uqforce {verb}: interrupted", err=True)
+        return EXIT["interrupted"]
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UqforceError, OSError) as error:
-        print(f"uqforce {args.verb}: {sentence(error)}", file=sys.stderr)
-        return 1
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            message = f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+        click.echo(f"uqforce {verb}: {message}", err=True)
+        return EXIT["failed"]
 
 
 if __name__ == "__main__":

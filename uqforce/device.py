@@ -1,7 +1,7 @@
 """Chooses the device that models run on, and says which kernels run there."""
 
 import functools
-import sys
+import logging
 import warnings
 
 import torch
@@ -9,11 +9,13 @@ import torch
 from uqforce._library import build_info
 from uqforce.errors import InputError
 
+log = logging.getLogger("uqforce.device")
+
 
 def choose_device(device: str) -> torch.device:
     """The device to run on; "auto" is CUDA where this build runs on a card of this machine, else the CPU.
 
-    Says on stderr, once per device, which kernels will run.
+    Logs, once per device, which kernels will run.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:K" for the card number K.
@@ -79,7 +81,7 @@ def arch_for(card: int | None = None) -> str:
 
 @functools.cache
 def _announce(device: torch.device) -> None:
-    print(f"uqforce: {describe_device(device)}", file=sys.stderr)
+    log.info(describe_device(device))
 
 
 def describe_device(device: torch.device) -> str:

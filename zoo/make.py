@@ -93,9 +93,9 @@ def main() -> None:
     components = ["--components", str(COMPONENTS[folder.name])] if folder.name in COMPONENTS else []
     model, exported = out / "model.uqf", out / "model.pt"
     uqforce("train", folder / "train.yaml")
-    uqforce("fit", out / "best.uqf", *config.data.train, "-o", model, *components)
-    uqforce("eval", model, *test, "-o", out / "eval")
-    uqforce("export", model, "-o", exported)
+    uqforce("fit", out / "best.uqf", *config.data.train, "-o", model, *components, "--overwrite")
+    uqforce("eval", model, *test, "-o", out / "eval", "--overwrite")
+    uqforce("export", model, "-o", exported, "--overwrite")
     about = (folder / "card.md").read_text().partition(MARK)[0]
     (folder / "card.md").write_text(about + MARK + card(config, out))
     print(f"wrote {model}, {exported} and {folder / 'card.md'}")

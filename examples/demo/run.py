@@ -46,7 +46,9 @@ def main() -> None:
     shutil.rmtree(ROOT / OUT, ignore_errors=True)
     tests = [f"{DATA}/test_{temperature}K.xyz.xz" for temperature in (300, 600, 1000)]
     step("Train on 300 frames at 300 K", "uqforce", "train", "examples/demo/train.yaml")
-    step("Fit the mixture to what was seen", "uqforce", "fit", MODEL, f"{DATA}/train_300K.xyz.xz")
+    step(
+        "Fit the mixture to what was seen", "uqforce", "fit", MODEL, f"{DATA}/train_300K.xyz.xz", "--in-place"
+    )
     step("Evaluate at 300 K and above", "uqforce", "eval", MODEL, *tests, "-o", f"{OUT}/evaluation")
     limits = json.loads((ROOT / OUT / "evaluation/evaluation.json").read_text())["limits"]["nll"]
     halt_at = next(level for level in HALT_AT if limits[level] is not None)
@@ -55,7 +57,7 @@ def main() -> None:
         f"Heat until the score says: errors of {halt_at} eV/A",
         *("uqforce", "md", EXPORTED, f"{tests[0]}@0", "-o", f"{OUT}/md", "--steps", "10000", "--every", "10"),
         *("--temperature", "300", "--temperature-end", "1500"),
-        *("--collect-nll", "max", "--halt-nll", f"{limits[halt_at]:.1f}"),
+        *("--collect", "nll=max", "--halt", f"nll={limits[halt_at]:.1f}"),
         accept=(FINISHED, HALTED),
         show=3,
     )

@@ -75,10 +75,10 @@ def test_command_line(file, model, tmp_path, capsys):
         frame.info["energy"], frame.arrays["forces"] = -20.0 + k, np.random.default_rng(k).normal(size=(9, 3))
         labelled.append(frame)
     write(frames, labelled)
-    assert main(["fit", str(file), str(frames), "--components", "1"]) == 0
+    assert main(["fit", str(file), str(frames), "--in-place", "--components", "1"]) == 0
     assert main(["eval", str(file), str(frames), "-o", str(tmp_path / "eval")]) == 0
     capsys.readouterr()
-    assert main(["info", str(file)]) == 0
+    assert main(["info", str(file), "--all"]) == 0
     said = capsys.readouterr().out
     assert "nll" in said and ("card.ensemble.members" in said or not isinstance(model, Ensemble))
 

@@ -15,7 +15,6 @@ import torch
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
-from uqforce.engines.arguments import EXIT_HALTED, EXIT_NOT_FINITE
 from uqforce.engines.calculator import Calculator
 from uqforce.engines.md import Settings, draw_velocities, make_dynamics, run_md
 from uqforce.errors import InputError
@@ -51,7 +50,7 @@ def test_nve_conserves_energy_to_second_order(calculator, molecule, tmp_path):
 
 def test_the_closing_sentence_gives_the_drift(calculator, molecule, tmp_path):
     outcome = run_md(calculator, tmp_path, molecule, ensemble="nve", steps=20, every=5, **COLD)
-    assert outcome.exit_code == 0
+    assert outcome.status == "finished"
     assert "finished step 20 (0.004 ps" in outcome.sentence and "meV/atom/ps" in outcome.sentence
 
 
@@ -125,7 +124,7 @@ def test_restart_in_another_process_is_bitwise_the_same(make_potential, molecule
     start = ["start.xyz", "--temperature", "30", "--timestep", "0.2", "--every", "3"]
     command(*start, "-o", "whole", "--steps", "9")
     command(*start, "-o", "parts", "--steps", "6")
-    command("parts", "--steps", "9")
+    command("-o", "parts", "--resume", "--steps", "9")
     for name in ("trajectory.extxyz", "log.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     whole, parts = (np.load(tmp_path / folder / "restart.npz") for folder in ("whole", "parts"))
@@ -161,14 +160,14 @@ def test_halts_above_the_limit_and_goes_on_with_a_higher_one(calculator, molecul
     first = int(np.flatnonzero(scores > limit)[0])
 
     outcome = run_md(calculator, tmp_path / "run", molecule.copy(), steps=60, halt={"nll": limit}, **hot)
-    assert (outcome.exit_code, outcome.step) == (EXIT_HALTED, first)
+    assert (outcome.status, outcome.step) == ("halted", first)
     assert f"halted at step {first} " in outcome.sentence and "nll of atom" in outcome.sentence
     frame = ase.io.read(tmp_path / "run/halted.extxyz")
     assert frame.info["step"] == first and frame.arrays["nll"].max() > limit
     assert log(tmp_path / "run")["step"][-1] == first
 
     outcome = run_md(calculator, tmp_path / "run", restart=True, halt={})
-    assert (outcome.exit_code, outcome.step) == (0, 60)
+    assert (outcome.status, outcome.step) == ("finished", 60)
     assert log(tmp_path / "run")["epot_eV"][-1] == log(tmp_path / "free")["epot_eV"][-1]
 
 
@@ -203,7 +202,7 @@ def test_stops_when_forces_are_not_finite(calculator, molecule, tmp_path, monkey
 
     monkeypatch.setattr(calculator, "module", breaks)
     outcome = run_md(calculator, tmp_path, molecule, ensemble="nve", steps=20, every=2, **COLD)
-    assert outcome.exit_code == EXIT_NOT_FINITE
+    assert outcome.status == "not finite"
     assert "stopped after step 6" in outcome.sentence and "not finite" in outcome.sentence
     assert np.isfinite(ase.io.read(tmp_path / "halted.extxyz").positions).all()
     assert run_md(calculator, tmp_path, restart=True).step == 20

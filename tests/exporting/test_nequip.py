@@ -15,7 +15,7 @@ from uqforce.errors import NequipError
 from uqforce.exporting.nequip import (
     TOLERANCE,
     evaluate_nequip,
-    import_nequip,
+    import_model,
     nequip,
     relative_difference,
 )
@@ -125,7 +125,7 @@ def our_edges(potential: Potential, atoms: Atoms) -> tuple:
 def test_random_options_equal_results(seed):
     options = random_options(seed)
     model = build(**options)
-    potential = import_nequip(model)
+    potential = import_model(model)
     dtype = options["model_dtype"]
     assert potential.config.dtype == dtype
     for atoms in structures(options["type_names"]):
@@ -148,7 +148,7 @@ def test_random_options_equal_results(seed):
 def test_presets(preset):
     model = build("PresetNequIPGNNModel", preset=preset, seed=0, model_dtype="float32", type_names=["Si"],
                   r_max=3.0, avg_num_neighbors=8.0, num_layers=2)  # fmt: skip
-    config = import_nequip(model).config
+    config = import_model(model).config
     wanted = ModelConfig.from_preset(
         preset, type_names=["Si"], r_max=3.0, avg_num_neighbors=8.0, num_layers=2
     )
@@ -216,20 +216,20 @@ def test_what_cannot_be_carried_is_named(target, changes, message):
         base = {key: SMALL[key] for key in ("seed", "model_dtype", "type_names", "r_max")} | {
             "chemical_species": ["H", "O"], "units": "metal"}  # fmt: skip
     with pytest.raises(NequipError, match=re.escape(message)):
-        import_nequip(build(target, **{**base, **changes}))
+        import_model(build(target, **{**base, **changes}))
 
 
 def test_a_model_that_nequip_would_compile():
-    eager, compiled = import_nequip(build(**SMALL)), import_nequip(build(compile_mode="compile", **SMALL))
+    eager, compiled = import_model(build(**SMALL)), import_model(build(compile_mode="compile", **SMALL))
     for name, value in eager.state_dict().items():
         assert torch.equal(compiled.state_dict()[name], value), name
 
 
 def test_several_models_are_refused():
     model = build(**SMALL)
-    assert import_nequip(torch.nn.ModuleDict({"sole_model": model})).config.r_max == 3.0
+    assert import_model(torch.nn.ModuleDict({"sole_model": model})).config.r_max == 3.0
     with pytest.raises(NequipError, match="not one GraphModel"):
-        import_nequip(torch.nn.ModuleDict({"first": model, "second": model}))
+        import_model(torch.nn.ModuleDict({"first": model, "second": model}))
 
 
 def test_a_changed_computation_is_noticed():
@@ -237,22 +237,22 @@ def test_a_changed_computation_is_noticed():
     model = build(**SMALL)
     model.model.func.layer1_convnet.conv.linear_1.register_forward_hook(lambda module, x, out: 1.001 * out)
     with pytest.raises(NequipError, match="its results differ from uqforce's"):
-        import_nequip(model)
+        import_model(model)
 
 
 def test_parameters_are_not_left_behind():
     model = build(**SMALL)
     model.model.func.layer1_convnet.extra = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(NequipError, match=r"parameters layer1_convnet\.extra"):
-        import_nequip(model)
+        import_model(model)
 
 
 def test_other_energy_units():
     model = build(**SMALL, per_type_energy_scales=2.0, per_type_energy_shifts={"H": -1.0, "O": -2.0})
-    electronvolts, other = import_nequip(model), import_nequip(model, energy_unit="kcal/mol")
+    electronvolts, other = import_model(model), import_model(model, energy_unit="kcal/mol")
     case = sample_structure(other)
     torch.testing.assert_close(other(*case).forces, 0.0433641042 * electronvolts(*case).forces)
     torch.testing.assert_close(other(*case).energies, 0.0433641042 * electronvolts(*case).energies)
     assert other.config.per_type_energy_shifts["O"] == pytest.approx(-2 * 0.0433641042, rel=0.1)
     with pytest.raises(NequipError, match="unknown energy unit 'cal'"):
-        import_nequip(model, energy_unit="cal")
+        import_model(model, energy_unit="cal")

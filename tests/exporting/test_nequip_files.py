@@ -22,7 +22,7 @@ import uqforce
 from tests.exporting.test_nequip import build, random_options
 from uqforce.cli import main
 from uqforce.errors import NequipError
-from uqforce.exporting.nequip import export_nequip, import_nequip, nequip, relative_difference, to_nequip
+from uqforce.exporting.nequip import export_nequip, import_model, nequip, relative_difference, to_nequip
 from uqforce.model import Potential, load_model, save_model
 
 pytest.importorskip("nequip", reason="nequip is not installed: pip install 'uqforce[nequip]'")
@@ -142,9 +142,9 @@ def test_import_from_the_command_line(trained, tmp_path, monkeypatch, capsys, na
 
 
 def test_the_package_equals_the_checkpoint(trained):
-    quiet = {"trust": True, "echo": lambda line: None}
-    checkpoint = uqforce.import_nequip(trained / "trained.ckpt", **quiet)
-    package = uqforce.import_nequip(trained / "trained.nequip.zip", **quiet)
+    quiet = {"trust": True}
+    checkpoint = uqforce.import_model(trained / "trained.ckpt", **quiet)
+    package = uqforce.import_model(trained / "trained.nequip.zip", **quiet)
     assert checkpoint.config == package.config
     for name, value in checkpoint.state_dict().items():
         assert torch.equal(package.state_dict()[name], value), name
@@ -169,7 +169,7 @@ def assert_same_calculators(
 
 
 def test_the_same_as_nequips_calculator(trained):
-    potential = import_nequip(trained / "trained.ckpt", trust=True, echo=lambda line: None)
+    potential = import_model(trained / "trained.ckpt", trust=True)
     ours = uqforce.Calculator(potential, device="cpu")
     atoms = ase.io.read(trained / "train.xyz")
     assert_same_calculators(trained / "trained.ckpt", ours, atoms, 1e-9)  # the tables of ours: 1e-10
@@ -195,7 +195,7 @@ def test_a_preset_trained_on_3bpa(data_dir, tmp_path, monkeypatch):
     }
     run_nequip(tmp_path, preset)
     assert main(["import", "trained.nequip.zip", "-o", "model.uqf", "--trust"]) == 0
-    assert main(["fit", "model.uqf", "train.xyz", "--components", "4"]) == 0
+    assert main(["fit", "model.uqf", "train.xyz", "--in-place", "--components", "4"]) == 0
     assert main(["export", "model.uqf", "-o", "model.pt"]) == 0
     calculator = uqforce.Calculator("model.pt", device="cpu")
     for atoms in ase.io.read(data_dir / "3bpa" / "test_1200K_100.xyz.xz", ":3"):
@@ -227,8 +227,8 @@ def test_the_snippets_of_the_page(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", range(12))
 def test_round_trip(seed, tmp_path):
     """uqforce -> nequip -> uqforce: the same configuration and bitwise the same weights."""
-    potential = import_nequip(build(**random_options(seed)))
-    back = import_nequip(to_nequip(potential))
+    potential = import_model(build(**random_options(seed)))
+    back = import_model(to_nequip(potential))
     assert back.config == potential.config
     for name, value in potential.state_dict().items():
         assert torch.equal(back.state_dict()[name], value), name
@@ -242,7 +242,7 @@ def test_round_trip_of_a_file(make_potential, tmp_path, monkeypatch, capsys):
     assert main(["export", "model.uqf", "--format", "nequip-state", "-o", "model.ckpt"]) == 0
     assert "no place for the mixture and the noise" in capsys.readouterr().out
     torch.load("model.ckpt", weights_only=True)
-    back = import_nequip("model.ckpt", trust=True, echo=lambda line: None)
+    back = import_model("model.ckpt", trust=True)
     for name, value in potential.network.state_dict().items():
         assert torch.equal(back.network.state_dict()[name], value), name
     with nequip("nequip.model") as models:

@@ -28,7 +28,7 @@ def test_trained_by_nequip(lammps, tmp_path, monkeypatch):
     ase.io.write("train.xyz", frames)
     run_nequip(tmp_path, OPTIONS)
     assert main(["import", "trained.nequip.zip", "-o", "model.uqf", "--trust"]) == 0
-    assert main(["fit", "model.uqf", "train.xyz", "--components", "2"]) == 0
+    assert main(["fit", "model.uqf", "train.xyz", "--in-place", "--components", "2"]) == 0
     assert main(["export", "model.uqf", "-o", "model.pt"]) == 0
 
     (tmp_path / "0.data").write_text(data_file(molecule))

@@ -55,11 +55,11 @@ def test_training_learns(settings, kind, optimizer):
         assert history[-1][f"{part}_forces_rmse (meV/A)"] < 0.7 * history[0][f"{part}_forces_rmse (meV/A)"]
 
 
-def test_a_run_leaves_its_report(settings, frames_file, capsys):
+def test_a_run_leaves_its_report(settings, frames_file, caplog):
     settings["data"] |= {"test": {"same": str(frames_file)}, "allow_duplicates": True}
     best = train(TrainConfig.parse(settings))
     directory = Path(settings["output"])
-    shown = capsys.readouterr().out
+    shown = caplog.text
     for part in ("meV/atom", "meV/A", "validation", "energies of isolated atoms (eV): Cu 0.1000, Au 0.2000"):
         assert part in shown
     assert (directory / "report.txt").read_text().strip() in shown
@@ -169,11 +169,11 @@ def test_data_that_does_not_fit_is_an_error(settings, field, value, message):
         train(TrainConfig.parse(settings))
 
 
-def test_time_ends_a_run_between_epochs(settings, capsys):
+def test_time_ends_a_run_between_epochs(settings, caplog):
     settings |= {"max_minutes": 1e-6, "epochs": 50}
     train(TrainConfig.parse(settings))
     assert len(rows(settings["output"])) == 1
-    assert "stopped after epoch 1 of 50" in capsys.readouterr().out
+    assert "stopped after epoch 1 of 50" in caplog.text
 
 
 def test_the_average_is_an_exponential_mean_of_the_weights(trainer):

@@ -57,14 +57,14 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, write_config, whole, moment, capsys):
+def test_a_killed_run_resumes_to_bitwise_the_same_end(settings, write_config, whole, moment, caplog):
     if not whole.exists():
         train(TrainConfig.parse({**settings, "output": str(whole)}))
     run_killed(write_config(settings), MOMENTS[moment])
     killed = Path(settings["output"])
-    capsys.readouterr()
+    caplog.clear()
     train(TrainConfig.parse(settings))
-    assert "resuming from" in capsys.readouterr().out
+    assert "resuming from" in caplog.text
     for name in ("best.uqf", "last.uqf"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     assert metrics(killed) == metrics(whole)
@@ -84,16 +84,16 @@ def test_a_run_may_be_prolonged(settings, tmp_path):
     assert metrics(settings["output"]) == metrics(other)
 
 
-def test_a_finished_run_trains_no_further(config, capsys):
+def test_a_finished_run_trains_no_further(config, caplog):
     train(config)
     before = checkpoint.load(Path(config.output) / checkpoint.NAME)
-    capsys.readouterr()
+    caplog.clear()
     train(config)
-    assert "3 epochs and 0 steps done" in capsys.readouterr().out
+    assert "3 epochs and 0 steps done" in caplog.text
     assert same_state(before["model"], checkpoint.load(Path(config.output) / checkpoint.NAME)["model"])
 
 
-def test_a_changed_configuration_is_refused_naming_the_fields(settings, capsys):
+def test_a_changed_configuration_is_refused_naming_the_fields(settings, caplog):
     train(TrainConfig.parse({**settings, "epochs": 1}))
     changed = {**settings, "optimizer": {"lr": 0.007}, "batch_size": 4}
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_a_changed_configuration_is_refused_naming_the_fields(settings, capsys):
     ):
         train(TrainConfig.parse(changed))
     train(TrainConfig.parse(changed), allow_changed_config=True)
-    assert "changed since the checkpoint: optimizer.lr" in capsys.readouterr().out
+    assert "changed since the checkpoint: optimizer.lr" in caplog.text
     assert len(metrics(settings["output"])) == 3
 
 

@@ -164,7 +164,7 @@ def test_a_weighted_likelihood_is_no_posterior(posterior):
 
 
 def test_the_template_shows_the_fields():
-    text = template()
+    text = template(full=True)
     assert "sampler: null" in text
     for name in SamplerConfig.model_fields:
         assert f"#   {name}: " in text, name

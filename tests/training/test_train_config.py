@@ -10,6 +10,7 @@ from uqforce.training import TrainConfig, template
 from uqforce.training.config import config_hash, fixed_fields
 from uqforce.training.config_sections import LossConfig, ModelSection
 from uqforce.training.methods import METHODS
+from uqforce.training.template import USUAL
 
 MINIMAL = {"data": {"train": "train.xyz"}, "model": {"r_max": 5.0}}
 
@@ -97,8 +98,8 @@ def test_paths_may_hold_environment_variables(monkeypatch):
 
 def test_the_template_is_every_field_with_its_default():
     """The fields that `uncertainty` sets stand in comments."""
-    assert TrainConfig.parse(yaml.safe_load(template())) == TrainConfig.parse(MINIMAL)
-    text = re.sub(r"# (\w+: \S+)\n", r"\1\n", template())
+    assert TrainConfig.parse(yaml.safe_load(template(full=True))) == TrainConfig.parse(MINIMAL)
+    text = re.sub(r"# (\w+: \S+)\n", r"\1\n", template(full=True))
     text = re.sub(r"(?m)^  # ((?:energy|forces):|  \w+: \S+)$", r"  \1", text)  # sections of the loss
     values = yaml.safe_load(text)
     config = TrainConfig.parse(values)
@@ -109,11 +110,17 @@ def test_the_template_is_every_field_with_its_default():
         return {key: names(value) for key, value in entries.items()} if isinstance(entries, dict) else None
 
     assert names(values) == names(dumped)
-    comments = template()
+    comments = template(full=True)
     for section in (TrainConfig, ModelSection):
         for field in section.model_fields.values():
             if field.description:
                 assert field.description.split()[0] in comments
+
+
+def test_the_short_template_is_what_one_usually_sets():
+    text = template()
+    assert TrainConfig.parse(yaml.safe_load(text)) == TrainConfig.parse(MINIMAL)
+    assert len(text.splitlines()) < 80 and all(f"{name.split('.')[-1]}: " in text for name in USUAL)
 
 
 def test_every_field_has_a_description():
@@ -199,7 +206,9 @@ def test_a_word_sets_what_is_not_given(word):
     assert (config.sampler is not None) == (word == "bayes")
     assert TrainConfig.parse(config.model_dump(mode="json")) == config
     assert (
-        TrainConfig.parse(yaml.safe_load(template().replace("uncertainty: none", f"uncertainty: {word}")))
+        TrainConfig.parse(
+            yaml.safe_load(template(full=True).replace("uncertainty: none", f"uncertainty: {word}"))
+        )
         == config
     )
 

@@ -301,14 +301,15 @@ def test_verb(make_potential, make_bare_potential, tmp_path, capsys):
         atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
         images.append(atoms)
     ase.io.write(data, images)
-    assert main(["calibrate", str(model), str(data), "--kind", "conformal", "--level", "0.8"]) == 0
+    arguments = ["calibrate", str(model), str(data), "--in-place"]
+    assert main([*arguments, "--kind", "conformal", "--level", "0.8"]) == 0
     text = capsys.readouterr().out
     assert "30 structures, 300 atoms" in text and "forces_error from nll" in text
     card = load_model(model).card["calibration"]
     assert card["kind"] == "conformal" and card["level"] == 0.8
     assert f"was {card['forces']['rms_z']:.3g}" in text
-    assert main(["calibrate", str(model), str(data), "--kind", "conformal", "--level", "0.99"]) == 1
+    assert main([*arguments, "--kind", "conformal", "--level", "0.99"]) == 1
     assert "takes 99" in capsys.readouterr().err
     save_model(make_bare_potential(), model)
-    assert main(["calibrate", str(model), str(data)]) == 1
+    assert main(arguments) == 1
     assert "nothing to calibrate" in capsys.readouterr().err

@@ -126,7 +126,8 @@ def test_verb_stores_the_mixture(frames_file, tmp_path, capsys):
     for value in (f"{card['bic']:.1f}", f"{potential.card['thresholds']['nll']['q0.99']:.2f}"):
         assert value in printed
     assert len(load_model(model).mixture.means) == 0
-    assert main(["fit", str(model), str(frames_file), "--components", "2", "--covariance", "tied"]) == 0
+    tied = ["--in-place", "--components", "2", "--covariance", "tied"]
+    assert main(["fit", str(model), str(frames_file), *tied]) == 0
     again = load_model(model)
     assert (again.card["mixture"]["components"], again.card["mixture"]["covariance"]) == (2, "tied")
     assert torch.equal(*again.mixture.precisions_cholesky)
@@ -155,8 +156,8 @@ def test_projected_mixture_in_every_form(dataset, frames_file, tmp_path):
 def test_mixture_per_type_in_every_form(dataset, frames_file, tmp_path, capsys):
     """Each atom has the score of its type's own mixture, scikit-learn's, in every form of the model."""
     save_model(make_potential(), tmp_path / "model.uqf")
-    arguments = ["fit", str(tmp_path / "model.uqf"), str(frames_file), "--per-type", "--components", "2"]
-    assert main(arguments) == 0
+    arguments = ["--in-place", "--per-type", "--components", "2"]
+    assert main(["fit", str(tmp_path / "model.uqf"), str(frames_file), *arguments]) == 0
     assert "H: 2 components" in capsys.readouterr().out
     potential = load_model(tmp_path / "model.uqf")
     export(potential, tmp_path / "model.pt")
@@ -196,7 +197,8 @@ def test_verb_stores_the_rigidity(frames_file, tmp_path, capsys):
     for number, atoms in enumerate(frames):
         atoms.calc = SinglePointCalculator(atoms, energy=0.1 * number, forces=np.zeros((15, 3)))
     ase.io.write(labelled, frames)
-    assert main(["fit", str(model), str(labelled), "--score", "llpr", "--regulariser", "1e-4"]) == 0
+    arguments = ["--in-place", "--score", "llpr", "--regulariser", "1e-4"]
+    assert main(["fit", str(model), str(labelled), *arguments]) == 0
     assert "carries llpr" in capsys.readouterr().out
     stored = load_model(model)
     assert stored.card["llpr"]["regulariser"] == 1e-4 and stored.rigidity.factor.shape == (8, 8)
@@ -210,7 +212,7 @@ def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
     for atoms in frames:
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=rng.normal(size=(15, 3)))
     ase.io.write(labelled, frames)
-    arguments = ["--components", "2", "--projection", "2", "--test", str(labelled)]
+    arguments = ["--in-place", "--components", "2", "--projection", "2", "--test", str(labelled)]
     assert main(["fit", str(model), str(frames_file), *arguments]) == 0
     printed, fitted = capsys.readouterr().out, load_model(model)
     ranking = fitted.card["mixture"]["ranking"]["labelled.xyz"]
@@ -224,7 +226,7 @@ def test_verb_reports_the_ranking(frames_file, tmp_path, capsys):
     top = metrics.classification(plain, error, np.quantile(error, 0.9)).auroc
     assert ranking["all features"]["auroc_top_tenth"] == pytest.approx(top, abs=1e-9)
     assert f"{top:.3f}" in printed and f"{ranking['stored']['spearman']:.3f}" in printed
-    assert main(["fit", str(model), str(frames_file), "--test", str(frames_file)]) == 1
+    assert main(["fit", str(model), str(frames_file), "--in-place", "--test", str(frames_file)]) == 1
     assert "forces" in capsys.readouterr().err
 
 
@@ -246,7 +248,7 @@ def test_files_without_projection_are_as_before(tmp_path):
 def test_verb_reports_errors(frames_file, tmp_path, capsys):
     model = tmp_path / "model.uqf"
     save_model(make_potential(), model)
-    assert main(["fit", str(model), str(frames_file), "--components", "500"]) == 1
+    assert main(["fit", str(model), str(frames_file), "--in-place", "--components", "500"]) == 1
     assert "500 components to 180 atoms" in capsys.readouterr().err
     assert len(load_model(model).mixture.means) == 0
 

@@ -11,12 +11,18 @@ from uqforce.errors import DataError
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """A structure and its labels, in eV and A; a label that the file does not give is None.
+    """Holds a structure and its labels, in eV and A; a label that the file does not give is None.
 
     atomic_numbers [n] int64; positions [n,3] float64 A; cell [3,3] float64 A, rows are lattice vectors, zeros
     for a structure without periodic directions; pbc [3] bool; energy eV; forces [n,3] eV/A; stress [3,3]
     eV/A^3, tension positive; group: a name shared by frames that belong together (see `split_by_group`).
     source: file (or "memory") and frame number in it. present: the keys found in the file, for messages.
+
+    Example:
+        >>> import uqforce
+        >>> frame = uqforce.read_frames("train.xyz")[0]
+        >>> len(frame), frame.source, frame.pbc.tolist()
+        (4, ('train.xyz', 0), [True, True, True])
     """
 
     atomic_numbers: np.ndarray

@@ -17,10 +17,16 @@ from uqforce.errors import DataError
 
 @dataclass(frozen=True)
 class Keys:
-    """Names under which files keep their labels; where a file has several names of one label they must agree.
+    """Says under which names files keep their labels; where a file has several names of one they must agree.
 
     Each is one name or a sequence of names, and () ignores the label. Names are looked up wherever ASE puts
     them (calculator results, `info`, `arrays`). MACE's names (REF_energy, ..., REF_virials) are known.
+
+    Example:
+        >>> import uqforce
+        >>> frames = uqforce.read_frames("train.xyz", uqforce.Keys(energy="energy", stress=(), virial=()))
+        >>> frames[0].stress is None
+        True
     """
 
     energy: str | Sequence[str] = ("energy", "REF_energy")
@@ -46,7 +52,7 @@ def read_frames(
     index: str = ":",
     require: Iterable[str] = (),
 ) -> list[Frame]:
-    """Read the frames of one or several files, convert them to eV and A, and check them.
+    """Read labelled structures from one or several files, convert them to eV and A, and check them.
 
     paths: .xyz, .extxyz, also compressed (.xz, .gz, .bz2); .npz; or anything else that `ase.io.read` knows.
     An .npz file holds arrays over F frames of n atoms: nuclear_charges (or atomic_numbers, z, Z) [n] or
@@ -62,6 +68,12 @@ def read_frames(
 
     Raises `DataError`, naming file and frame, for unreadable or truncated files, labels that contradict each
     other, wrong shapes, NaN or infinity, structures without atoms, cells without volume, and missing labels.
+
+    Example:
+        >>> import uqforce
+        >>> frames = uqforce.read_frames("train.xyz", index=":2", require=["forces"])
+        >>> len(frames), frames[0].forces.shape
+        (2, (4, 3))
     """
     paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     frames = [

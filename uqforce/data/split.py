@@ -3,6 +3,7 @@
 Separate files need no function: read each, then `check_leakage({"train": a, "validation": b})`.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
@@ -12,6 +13,8 @@ import numpy as np
 
 from uqforce.data.frame import Frame
 from uqforce.errors import DataError
+
+log = logging.getLogger("uqforce.data")
 
 
 class Split(NamedTuple):
@@ -100,7 +103,7 @@ def _count(amount: int | float, n: int, part: str) -> int:
 def check_leakage(splits: Mapping[str, Sequence[Frame]], allow_duplicates: bool = False) -> int:
     """The number of pairs of equal frames in different splits, such as {"train": ..., "validation": ...}.
 
-    Raises `DataError` listing them where there are any, unless `allow_duplicates`, which prints the same
+    Raises `DataError` listing them where there are any, unless `allow_duplicates`, which logs the same
     text.
     """
     lines = []
@@ -111,7 +114,7 @@ def check_leakage(splits: Mapping[str, Sequence[Frame]], allow_duplicates: bool 
         text = f"{len(lines)} pairs of equal frames are in different splits:\n  {shown}"
         if not allow_duplicates:
             raise DataError(f"{text}\nRemove them from one split, or set allow_duplicates=True")
-        print(text)
+        log.warning(text)
     return len(lines)
 
 

@@ -8,6 +8,7 @@ multiple of 64 bytes, and the edges to the end of the file. A store is there as 
 import hashlib
 import io
 import json
+import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from uqforce.data.batch import Batch
 from uqforce.data.frame import Frame, check_types
 from uqforce.errors import DataError
 from uqforce.files import atomically
+
+log = logging.getLogger("uqforce.data")
 
 MAGIC = b"UQFDATA\0"
 FORMAT_VERSION = 1
@@ -67,7 +70,7 @@ class Dataset:
         """Compute the neighbour lists of `frames` within `cutoff` (A); keep all at `path` or in memory.
 
         A store already at `path` is used when it was made from the same frames, types and cutoff, and
-        replaced, with a printed line, when not. Several processes may build one store at the same time.
+        replaced, and that logged, when not. Several processes may build one store at the same time.
 
         Raises `DataError` for no frames, an element outside `type_names`, a cutoff that is not positive, or a
         file at `path` that is no store.
@@ -93,7 +96,7 @@ class Dataset:
             changed = [key for key, value in identity.items() if header.get(key) != value]
             if not changed:
                 return cls(path)
-            print(
+            log.info(
                 f"{path}: {', '.join(changed)} changed since it was made; computing the neighbour lists again"
             )
         path.parent.mkdir(parents=True, exist_ok=True)

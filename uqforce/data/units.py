@@ -23,7 +23,7 @@ STRESS = {"eV/A^3": 1.0, "GPa": 1 / 160.2176634, "kbar": 1 / 1602.176634, "Ha/bo
 
 @dataclass(frozen=True)
 class Units:
-    """Units in which a file states its numbers.
+    """Says in which units a file states its numbers.
 
     energy (also of `virial`): eV, meV, Ha, Ry, kcal/mol or kJ/mol. length (positions, cell): A, nm or bohr.
     forces: "<energy>/<length>", by default the two above; programs that print A often give forces in Ha/bohr.
@@ -31,6 +31,11 @@ class Units:
     other units a stress in the file is an error until its unit is named.
 
     Raises `DataError` for a unit that is not listed.
+
+    Example:
+        >>> import uqforce
+        >>> uqforce.Units(energy="Ha", length="A", forces="Ha/bohr").forces_factor
+        51.422067476348566
     """
 
     energy: str = "eV"

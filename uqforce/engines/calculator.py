@@ -86,7 +86,7 @@ class VerletList:
 
 
 class Calculator(BaseCalculator):
-    """ASE calculator of a uqforce model.
+    """Gives ASE the energies, forces, stresses and uncertainties of a model.
 
     Results: `energy`, `free_energy` (eV), `energies` [N], `forces` [N,3] (eV/A), `stress` [6] (eV/A^3, for
     periodic structures), and what else of `uqforce.model.Prediction` the model carries, under its name, such
@@ -112,6 +112,14 @@ class Calculator(BaseCalculator):
     Raises on use:
         InputError: no atoms, an element the model does not know, positions or a cell that make no sense.
         NotFiniteError: the model returned an energy or a force that is not finite.
+        UncertaintyExceeded: an atom is above a threshold, with `on_exceeded="raise"`.
+
+    Example:
+        >>> import ase.io, uqforce
+        >>> atoms = ase.io.read("test.xyz")
+        >>> atoms.calc = uqforce.Calculator("model.pt", device="cpu")
+        >>> atoms.get_forces().shape, atoms.calc.results["nll"].shape
+        ((4, 3), (4,))
     """
 
     name = "uqforce"

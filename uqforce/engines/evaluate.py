@@ -1,6 +1,5 @@
 """How accurate a model is on labelled data, and how good its uncertainties are: `uqforce eval`."""
 
-import argparse
 import copy
 import json
 import os
@@ -17,7 +16,6 @@ from uqforce.device import choose_device
 from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.quality import without_nan
-from uqforce.evaluation.tables import table
 from uqforce.exporting.opening import call, open_model
 from uqforce.model import Potential, Prediction, load_model
 from uqforce.model.predict import join_predictions
@@ -90,17 +88,29 @@ def evaluate(
     keys: Keys | None = None,
     units: Units | None = None,
 ) -> dict[str, Any]:
-    """Errors and uncertainty quality of `model` on each file of `data`; writes evaluation.json and PNG plots.
+    """Judge a model on labelled structures: errors, and what each of its uncertainties is worth.
 
-    The first file is the domain, from which the uncertainties of the others are told (`auroc_shift`). Of a
-    calibrated model (not of an exported one) uncertainties are judged before and after their calibration.
+    Writes evaluation.json and PNG plots into `folder` and returns what is in the JSON file. The first file
+    is the domain, from which the uncertainties of the others are told (`auroc_shift`). Of a calibrated model
+    (not of an exported one) uncertainties are judged before and after their calibration.
 
     Args:
-        keys, units: names and units of the labels in the files, where they are not the usual ones.
+        model: a model file (.uqf), an exported model (.pt), or a model in memory.
+        data: files with energies (eV) or forces (eV/A), each a set of its own.
+        folder: where to write; it is made where it is missing.
+        device: "cpu", "cuda", or "auto": CUDA where this machine and this build have it.
         bootstrap: resamples of whole structures for 95 % intervals of every number; 0 for none.
+        keys, units: names and units of the labels in the files, where they are not the usual ones.
 
     Raises:
+        FileNotFoundError, ModelFileError: there is no such model.
         DataError: the data cannot be read, contain elements that the model does not know, or have no labels.
+
+    Example:
+        >>> import uqforce
+        >>> report = uqforce.evaluate("model.uqf", ["test.xyz"], "evaluation", device="cpu")
+        >>> sorted(report["sets"]["test.xyz"]["errors"]["forces"])  # eV/A
+        ['mae', 'rmse']
     """
     folder, chosen = Path(folder), choose_device(device)
     if not isinstance(model, torch.nn.Module) and Path(model).suffix == ".uqf":
@@ -119,7 +129,8 @@ def evaluate(
         if all(frame.energy is None and frame.forces is None for frame in frames):
             present = ", ".join(sorted({key for frame in frames for key in frame.present})) or "none"
             raise DataError(
-                f"{path} has neither energy nor forces (keys present: {present}): name them in --keys"
+                f"{path} has neither energy nor forces (keys present: {present}): name them in `keys` "
+                "(--key energy=NAME)"
             )
         start = time.perf_counter()
         predictions = predict_frames(module, metadata, frames, chosen)
@@ -173,12 +184,3 @@ def limits(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float]]:
             error = np.concatenate([c.atom_error for c in labelled])
             found[name] = {f"{level:g}": score_at_error(score, error, level) for level in LIMIT_ERRORS}
     return found
-
-
-def run(args: argparse.Namespace) -> int:
-    keys, units = Keys(**dict(args.keys)), Units(**dict(args.units))
-    report = evaluate(args.model, args.data, args.output, args.device, args.bootstrap, keys, units)
-    print(table(report))
-    pictures = ", ".join(sorted(path.name for path in Path(args.output).glob("*.png")))
-    print(f"\n{args.output}: evaluation.json, {pictures}")
-    return 0

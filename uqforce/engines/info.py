@@ -1,7 +1,9 @@
 """What this build can do, on which cards it runs, and what a model says about itself."""
 
-import argparse
+import os
 import platform
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
 from uqforce.device import describe_cards
+from uqforce.exporting.opening import open_model
 
 
 def kernels() -> dict[str, list[str]]:
@@ -27,11 +30,12 @@ def kernels() -> dict[str, list[str]]:
     }
 
 
-def describe_build() -> list[str]:
+def describe_build(everything: bool = False) -> list[str]:
+    """This build in ten lines; with `everything`, also each op and the devices it has kernels for."""
     build = build_info()
     archs = build["cuda_archs"]
     cuda = f"built for {' '.join(archs)}" if archs else "not built (docs/building.md)"
-    return [
+    lines = [
         f"uqforce           {__version__}",
         f"torch             {torch.__version__} (library built against {build['torch']})",
         f"Python            {platform.python_version()}, {platform.system()} {platform.machine()}",
@@ -41,18 +45,68 @@ def describe_build() -> list[str]:
         f"threads           {torch.get_num_threads()}",
         f"CUDA kernels      {cuda}",
         f"CUDA devices      {'; '.join(describe_cards()) or 'none'}",
-        *(f"op                {name}: {', '.join(keys) or 'composite'}" for name, keys in kernels().items()),
+        f"ops               {len(kernels())} (`uqforce info --all` lists them)",
     ]
+    if everything:
+        ops = (
+            f"op                {name}: {', '.join(keys) or 'composite'}" for name, keys in kernels().items()
+        )
+        lines[-1:] = ops
+    return lines
 
 
-def describe_model(metadata: dict[str, Any]) -> list[str]:
-    """The metadata of a model as lines of text, one per entry; nested entries as `outer.inner`."""
-    entries = flatten(metadata)
+def describe_model(path: str | os.PathLike, everything: bool = False) -> list[str]:
+    """The card of a model file or an exported model in words; with `everything`, each entry of its metadata.
+
+    Raises: FileNotFoundError, ModelFileError.
+    """
+    module, metadata = open_model(path)
+    if everything:
+        entries = flatten(metadata)
+    else:
+        entries = {"file": f"{path}, {Path(path).stat().st_size / 1e6:.1f} MB"} | dict(
+            card_in_words(metadata)
+        )
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        entries["file"] += f", {weights} weights" if weights else ""
+        entries["more"] = f"`uqforce info {path} --all`"
     width = max(map(len, entries))
     return [f"{name:<{width}}  {value}" for name, value in entries.items()]
 
 
+def card_in_words(metadata: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What one wants to know of a model first, line by line."""
+    card = metadata["card"]
+    yield "made with", f"uqforce {metadata['uqforce_version']}, {metadata['dtype']}"
+    yield "elements", " ".join(metadata["type_names"])
+    yield "cutoff", f"{metadata['cutoff']} A, {metadata['num_layers']} layers"
+    yield "gives", ", ".join(f"{name} ({unit})" for name, unit in metadata["outputs"].items())
+    if training := card.get("training"):
+        held_back = (
+            f", {training['validation_frames']} to validate" if "validation_frames" in training else ""
+        )
+        yield "trained on", f"{training['frames']} frames of {', '.join(training['files'])}{held_back}"
+    if imported := card.get("imported"):
+        yield "imported", f"from {imported['from']} {imported.get('file', '')}".rstrip()
+    if ensemble := card.get("ensemble"):
+        yield "ensemble", ", ".join(f"{key} {value}" for key, value in flatten(ensemble).items())
+    if mixture := card.get("mixture"):
+        sizes = [f"{mixture[name]} {name}" for name in ("components", "features", "atoms") if name in mixture]
+        yield "mixture", ", ".join(sizes)
+    for quantity, named in metadata["thresholds"].items():
+        yield f"{quantity} limits", ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+    if llpr := card.get("llpr"):
+        yield "llpr", f"{llpr['structures']} structures, regulariser {llpr['regulariser']:g}"
+    if calibration := card.get("calibration"):
+        yield "calibration", f"{calibration['kind']}, on {calibration['structures']} structures"
+    if tables := metadata.get("tabulation"):
+        errors = f"energies {tables['energy_error']:.1e}, of forces {tables['forces_error']:.1e}"
+        yield "tables", f"relative errors of {errors}"
+    yield "weights", f"sha256 {metadata['weights_sha256']}"
+
+
 def flatten(entry: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested entries as `outer.inner`, values as text."""
     flat: dict[str, str] = {}
     for key, value in entry.items():
         if isinstance(value, dict):
@@ -64,13 +118,3 @@ def flatten(entry: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + key] = f"{value:.6g}" if isinstance(value, float) else str(value)
     return flat
-
-
-def run(args: argparse.Namespace) -> int:
-    from uqforce.exporting.opening import open_model
-
-    print("\n".join(describe_build()))
-    if args.model:
-        _, metadata = open_model(args.model)
-        print("\n" + "\n".join(describe_model(metadata)))
-    return 0

@@ -1,12 +1,12 @@
 """Molecular dynamics that watches the uncertainty of every atom: `uqforce md`."""
 
-import argparse
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ase.io
 import numpy as np
@@ -17,13 +17,19 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from tqdm import tqdm
 
-from uqforce.engines.arguments import EXIT_HALTED, EXIT_NOT_FINITE, WATCHED
 from uqforce.engines.calculator import Calculator, exceeded
 from uqforce.engines.records import Records, frame_with_results, read_restart, structure
 from uqforce.errors import InputError, NotFiniteError
+from uqforce.model import Ensemble, Potential
 
 PS = 1000 * units.fs
 FIXED = ("ensemble", "timestep", "seed")
+WATCHED = ("nll", "llpr", "forces_uncertainty", "forces_error")  # what `halt` and `collect` compare, of atoms
+ONLY = {
+    "friction": ("langevin", "npt"),
+    "pressure": ("npt",),
+    "barostat_time": ("npt",),
+}  # ensembles they mean
 
 
 @dataclass
@@ -58,6 +64,16 @@ class Settings:
         if self.ramp_steps is None:
             self.ramp_steps = self.steps
 
+    def refuse_unused(self, given: Mapping[str, Any]) -> None:
+        """Raises an InputError for an option that was given and has no meaning in this run."""
+        for name, ensembles in ONLY.items():
+            if name in given and self.ensemble not in ensembles:
+                raise InputError(
+                    f"{name} is of ensemble {' and '.join(ensembles)}, not of {self.ensemble}: leave it out"
+                )
+        if given.get("ramp_steps") is not None and self.temperature_end is None:
+            raise InputError("ramp_steps needs temperature_end: give it, or leave ramp_steps out")
+
     def temperature_at(self, step: int) -> float:
         """Target temperature, K."""
         if self.temperature_end is None:
@@ -66,9 +82,11 @@ class Settings:
 
 
 class Outcome(NamedTuple):
+    """How a run ended."""
+
     step: int
-    exit_code: int
-    sentence: str
+    status: Literal["finished", "halted", "not finite"]
+    sentence: str  # the same in words
 
 
 def make_dynamics(atoms: Atoms, settings: Settings) -> MolecularDynamics:
@@ -133,7 +151,7 @@ def run_md(
         InputError: options that make no sense, a folder in use, a restart of another run.
         FileNotFoundError: a restart without a run to continue.
     """
-    folder, model = Path(folder), calculator.metadata["weights_sha256"]
+    folder, model, given = Path(folder), calculator.metadata["weights_sha256"], dict(options)
     state: dict[str, Any] = {}
     if restart:
         atoms, state, barostat = read_restart(folder / "restart.npz")
@@ -148,10 +166,14 @@ def run_md(
         options = state["settings"] | options
     elif (folder / "restart.npz").exists():
         raise InputError(
-            f"{folder} holds a run: continue it (`uqforce md MODEL {folder}`) or choose another folder"
+            f"{folder} holds a run: continue it (`uqforce md MODEL -o {folder} --resume`), or choose another "
+            "folder"
         )
     settings = Settings(**options)
+    settings.refuse_unused(given)
     for quantity in settings.halt | settings.collect:
+        if quantity not in WATCHED:
+            raise InputError(f"halt and collect know {', '.join(WATCHED)}, not {quantity}")
         calculator.threshold(quantity, 0.0)  # refuses what the model does not carry
     if atoms is None:
         raise InputError("there is no structure to start from")
@@ -202,9 +224,9 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
                 ase.io.write(halted, frame_with_results(atoms, step, step * settings.timestep / 1000))
                 return Outcome(
                     step,
-                    EXIT_HALTED,
+                    "halted",
                     f"halted at {when()}: {found}. The frame is in {halted}: label it and train on it, or "
-                    f"continue with a higher limit (`uqforce md MODEL {records.folder} ...`)",
+                    f"continue with a higher limit (`uqforce md MODEL -o {records.folder} --resume ...`)",
                 )
             if settings.temperature_end is not None:
                 dynamics.set_temperature(temperature_K=settings.temperature_at(step + 1))
@@ -212,7 +234,7 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
         ase.io.write(halted, atoms, write_results=False)
         return Outcome(
             step,
-            EXIT_NOT_FINITE,
+            "not finite",
             f"stopped after {when()}: {error}. The structure is in {halted}, the last good state in "
             f"{records.folder / 'restart.npz'}",
         )
@@ -220,7 +242,7 @@ def integrate(atoms: Atoms, dynamics: MolecularDynamics, settings: Settings, rec
         bar.close()
     rate = 1000 * (time.perf_counter() - begun) / max(1, step - start)
     conserved = drift(records.rows, len(atoms)) if settings.ensemble == "nve" else ""
-    return Outcome(step, 0, f"finished {when()}, {rate:.2f} ms per step{conserved}")
+    return Outcome(step, "finished", f"finished {when()}, {rate:.2f} ms per step{conserved}")
 
 
 def drift(rows: list[dict[str, float]], num_atoms: int) -> str:
@@ -234,23 +256,71 @@ def drift(rows: list[dict[str, float]], num_atoms: int) -> str:
     return f"; the total energy drifts by {slope:.3g} meV/atom/ps and fluctuates by {rest:.2g} meV/atom"
 
 
-def run(args: argparse.Namespace) -> int:
-    given = vars(args)
-    calculator = Calculator(args.model, device=args.device, skin=args.skin)
-    options = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
-    for action in ("halt", "collect"):
-        limits = {
-            quantity: given[f"{action}_{quantity}"] for quantity in WATCHED if f"{action}_{quantity}" in given
-        }
-        if limits:
-            options[action] = {key: calculator.threshold(key, value) for key, value in limits.items()}
-    if Path(args.start).is_dir():
-        if given.get("output", args.start) != args.start:
-            raise InputError(f"the run in {args.start} is continued there: leave out -o {args.output}")
-        outcome = run_md(calculator, args.start, restart=True, **options)
-    elif "output" in given:
-        outcome = run_md(calculator, args.output, ase.io.read(args.start), **options)
-    else:
-        raise InputError("a new run needs a folder: give -o FOLDER")
-    print(outcome.sentence)
-    return outcome.exit_code
+def md(
+    model: str | os.PathLike | Potential | Ensemble | Calculator,
+    start: str | os.PathLike | Atoms | None,
+    output: str | os.PathLike,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    skin: float = 0.0,
+    halt: Mapping[str, float | str] | None = None,
+    collect: Mapping[str, float | str] | None = None,
+    **options: Any,
+) -> Outcome:
+    """Run molecular dynamics in the folder `output` and watch the uncertainty of every atom.
+
+    The folder gets trajectory.extxyz (positions A, velocities, energy eV, forces eV/A and uncertainties), a
+    log and restart.npz; a resumed run is bitwise the run that was not interrupted.
+
+    Args:
+        model: an exported model (.pt), a model file (.uqf), a model in memory, or a `Calculator`.
+        start: the structure, or a file that ASE reads (`FILE@3`: frame 3, else the last); None with `resume`.
+        resume: go on with the run in `output`, with what `options` change.
+        device, skin: see `Calculator`.
+        halt: quantity of atoms ("nll", "llpr" eV, "forces_uncertainty", "forces_error" eV/A) -> limit above
+            which the run stops; a number, or a quantile that the model stores, "q0.99", "q0.999" or "max".
+        collect: the same, above which records are kept for labelling in collected.extxyz.
+        options: fields of `uqforce.engines.md.Settings`: steps, ensemble ("langevin", "nve", "npt"),
+            temperature and temperature_end (K), timestep (fs), friction (1/ps), pressure (GPa), seed, every,
+            ...
+
+    Returns how the run ended: `step`, `status` ("finished", "halted" or "not finite") and a sentence.
+
+    Raises:
+        InputError: a structure or options that make no sense, a folder in use, no run to resume.
+        FileNotFoundError, ModelFileError: there is no such model or structure.
+
+    Example:
+        >>> import uqforce
+        >>> end = uqforce.md("model.pt", "test.xyz", "run", steps=20, temperature=300, halt={"nll": "max"})
+        >>> end.status in ("finished", "halted"), end.step <= 20
+        (True, True)
+    """
+    known = [field.name for field in fields(Settings)]
+    if unknown := set(options) - set(known):
+        raise InputError(f"md has no option {', '.join(sorted(unknown))}: it has {', '.join(known)}")
+    if resume == (start is not None):
+        raise InputError("give a structure to start from, or resume (--resume) a run without one")
+    calculator = model if isinstance(model, Calculator) else Calculator(model, device=device, skin=skin)
+    for name, limits in (("halt", halt), ("collect", collect)):
+        if limits is not None:
+            options[name] = {
+                quantity: calculator.threshold(quantity, limit) for quantity, limit in limits.items()
+            }
+    atoms = start if isinstance(start, Atoms) or start is None else read_structure(start)
+    return run_md(calculator, output, atoms, resume, **options)
+
+
+def read_structure(path: str | os.PathLike) -> Atoms:
+    """The last frame of a file that ASE reads, or of `FILE@3` frame 3.
+
+    Raises: FileNotFoundError, InputError.
+    """
+    name, _, _ = str(path).partition("@")
+    if not Path(path).exists() and not Path(name).exists():
+        raise FileNotFoundError(f"{name} does not exist: there is no structure to start from")
+    try:
+        return ase.io.read(path)
+    except Exception as error:  # ASE's readers raise whatever a file makes them
+        raise InputError(f"{path} cannot be read as a structure ({type(error).__name__}: {error})") from error

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
-from tqdm import tqdm
 
 from uqforce.errors import InputError
 from uqforce.files import atomically
+
+log = logging.getLogger("uqforce.engines")
 
 APPENDED = ("trajectory.extxyz", "log.csv", "collected.extxyz")
 BAROSTAT_KEYS = ("p_eps", "force_eps")
@@ -104,12 +105,12 @@ class Records:
         """Record the present step, the restart file last; `collect` says whether to look at its limits."""
         row = self.row(atoms, step)
         if not self.rows:
-            tqdm.write("  ".join(f"{name:>13}" for name in row), file=sys.stdout)
+            log.info("  ".join(f"{name:>13}" for name in row))
         if not self.files["log.csv"].tell():
             self.log.writerow(row)
         widths = [max(13, len(name)) for name in row]
         text = "  ".join(f"{value:{width}.6g}" for value, width in zip(row.values(), widths))
-        tqdm.write(text, file=sys.stdout)
+        log.info(text)
         self.rows.append(row)
         self.log.writerow(f"{value:.12g}" for value in row.values())
         frame = frame_with_results(atoms, step, row["time_ps"])

@@ -52,10 +52,12 @@ def table(report: dict[str, Any]) -> str:
 
 def limits(quantity: str, found: dict[str, float | None]) -> str:
     """Limits for dynamics: the score that goes with each rms force error."""
-    option = quantity.replace("_", "-")
     rows = [
         ["atoms of all sets with an rms force error of (eV/A)", *found],
-        [f"have a {quantity} of (for md --halt-{option})", *(number(value) for value in found.values())],
+        [
+            f"have a {quantity} of (md --halt {quantity}=...)",
+            *(number(value) for value in found.values()),
+        ],
     ]
     return aligned(rows)
 

@@ -1,11 +1,11 @@
 """nequip's models as ours, and ours as nequip's. The one module that imports nequip, when it is asked to."""
 
-import argparse
 import contextlib
 import importlib.metadata
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +17,10 @@ from uqforce.data.units import ENERGY
 from uqforce.errors import NequipError
 from uqforce.exporting.nequip_config import kind, neighbor_norm, nequip_options, read_config, require
 from uqforce.files import atomically
-from uqforce.model import ModelConfig, Potential, sample_structure, save_model
+from uqforce.model import ModelConfig, Potential, sample_structure
 from uqforce.training.checkpoint import rng_state, set_rng_state, sha256
+
+log = logging.getLogger("uqforce.exporting")
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 """Accepted difference between an imported model and its source, of the largest value, by precision."""
@@ -84,14 +86,13 @@ def names_in_nequip(config: ModelConfig) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- from nequip
 
 
-def import_nequip(
+def import_model(
     model: nn.Module | str | os.PathLike,
     *,
     trust: bool = False,
     energy_unit: str = "eV",
-    echo: Callable[[str], None] = print,
 ) -> Potential:
-    """A `Potential` with the weights of a nequip model, and its energies, forces and stresses.
+    """Turn a model of nequip into a `Potential` with its weights, energies, forces and stresses.
 
     The result is compared with nequip on two structures before it is returned; its card says what it was
     made from.
@@ -99,7 +100,7 @@ def import_nequip(
     Args:
         model: a nequip 0.19 model (`GraphModel`, or the `ModuleDict` of one that nequip's loaders return), or
             a file: checkpoint (`.ckpt`; its averaged weights where it holds them) or package (`.nequip.zip`).
-        trust: read the file although both kinds run code that is in them; its sha256 goes to `echo`.
+        trust: read the file although both kinds run code that is in them; its sha256 is logged.
         energy_unit: of the model's energies, one of `uqforce.data.units.ENERGY`; they are converted to eV.
             Lengths must be A.
 
@@ -107,12 +108,16 @@ def import_nequip(
         NequipError: nequip is not installed, the file is not trusted or not nequip's, the model has something
             that uqforce does not, or its results differ by more than `TOLERANCE`.
         FileNotFoundError: no such file.
+
+    Example:
+        >>> import uqforce
+        >>> potential = uqforce.import_model("trained.ckpt", trust=True)  # doctest: +SKIP
     """
     if energy_unit not in ENERGY:
         raise NequipError(f"unknown energy unit {energy_unit!r}: known are {', '.join(ENERGY)}")
     source: dict[str, Any] = {}
     if not isinstance(model, nn.Module):
-        source = {"file": Path(model).name, "sha256": _trusted(Path(model), trust, echo)}
+        source = {"file": Path(model).name, "sha256": _trusted(Path(model), trust)}
         model = _load(Path(model))
     graph = model[SOLE_MODEL] if isinstance(model, nn.ModuleDict) and SOLE_MODEL in model else model
     potential = Potential(read_config(graph))
@@ -131,7 +136,7 @@ def import_nequip(
     return potential.eval()
 
 
-def _trusted(path: Path, trust: bool, echo: Callable[[str], None]) -> str:
+def _trusted(path: Path, trust: bool) -> str:
     """sha256 of a file that the caller trusts."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -141,7 +146,7 @@ def _trusted(path: Path, trust: bool, echo: Callable[[str], None]) -> str:
             f"{path} (sha256 {digest}) is a nequip file, which runs code when it is read. If you know where "
             "it comes from, say so with --trust (trust=True)"
         )
-    echo(f"trusted on your word: {path}, sha256 {digest}")
+    log.info(f"trusted on your word: {path}, sha256 {digest}")
     return digest
 
 
@@ -301,19 +306,7 @@ def export_nequip(potential: Potential, path: str | os.PathLike) -> None:
     path = Path(path)
     with atomically(path) as written:
         torch.save(content, written)
-        back = dict(import_nequip(_load(written)).network.named_parameters())
+        back = dict(import_model(_load(written)).network.named_parameters())
         for name, parameter in potential.network.named_parameters():
             if not torch.equal(back[name], parameter.cpu()):
                 raise NequipError(f"nequip reads another {name} than was written to {path}: no file is left")
-
-
-def run(args: argparse.Namespace) -> int:
-    potential = import_nequip(args.model, trust=args.trust, energy_unit=args.energy_unit)
-    save_model(potential, args.output)
-    config, made = potential.config, potential.card["imported"]
-    types, weights = ", ".join(config.type_names), sum(p.numel() for p in potential.parameters())
-    print(f"{args.output}: {types}, cutoff {config.r_max} A, {weights} weights, {config.dtype}")
-    print(f"compared with {made['from']} on two structures: relative differences of energies "
-          f"{made['energy_difference']:.1e}, forces {made['forces_difference']:.1e}, features "
-          f"{made['features_difference']:.1e}")  # fmt: skip
-    return 0

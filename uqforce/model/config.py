@@ -28,7 +28,17 @@ NOISE = ("noise", "gamma", "gamma_kind", "noise_probes", "white_energy", "projec
 
 
 class ModelConfig(BaseModel):
-    """Architecture of a potential. Field names and defaults follow nequip 0.19's `NequIPGNNModel`."""
+    """Says what a potential is made of: NequIP's architecture, heads and noise.
+
+    Field names and defaults follow nequip 0.19's `NequIPGNNModel`. A wrong value raises pydantic's
+    `ValidationError`, a ValueError. Source: Batzner et al., Nat. Commun. 13, 2453 (2022).
+
+    Example:
+        >>> import uqforce
+        >>> config = uqforce.ModelConfig.from_preset("S", type_names=["H", "O"], r_max=5.0)
+        >>> config.num_layers, config.num_features
+        (2, [128, 64])
+    """
 
     model_config = ConfigDict(extra="forbid")
 

@@ -45,7 +45,8 @@ class Members(Form):
 
 
 class Ensemble(Members):
-    """Independent potentials as one: the members' means, and what they disagree in as epistemic uncertainty.
+    """Evaluates independent potentials as one: their means, and what they disagree in as epistemic
+    uncertainty.
 
     The arguments and results are a potential's; members share the edges, and their derivatives are combined
     at once. What is one member's alone, `features`, `nll` and its gradient, is the first one's. It is for
@@ -64,6 +65,12 @@ class Ensemble(Members):
         ModelError: one member, or members that do not belong together; the message names the field.
 
     Source: Lakshminarayanan, Pritzel, Blundell, arXiv:1612.01474.
+
+    Example:
+        >>> import uqforce
+        >>> members = [uqforce.load_model("first/best.uqf"), uqforce.load_model("first/last.uqf")]
+        >>> ensemble = uqforce.Ensemble(members)
+        >>> uqforce.save_model(ensemble, "ensemble.uqf")
     """
 
     def __init__(self, members: Sequence[Potential], ddof: int = 0) -> None:

@@ -20,7 +20,20 @@ FORMAT_VERSION = 5  # 2 has projected mixtures, 3 noise, 4 members, 5 calibratio
 
 
 def save_model(model: Potential | Ensemble, path: str | os.PathLike) -> None:
-    """Write configuration, card, weights and mixture, of every member, to `path` (`.uqf`), atomically."""
+    """Write a model with its configuration, card, weights and scores to the file `path` (.uqf), at once or
+    not at all.
+
+    The file is safetensors with a JSON header; `load_model` reads it and runs no code. An existing file is
+    replaced.
+
+    Raises: OSError where `path` cannot be written.
+
+    Example:
+        >>> import uqforce
+        >>> model = uqforce.load_model("model.uqf")
+        >>> model.card["note"] = "for the tour"
+        >>> uqforce.save_model(model, "noted.uqf")
+    """
     header = {"format_version": _format_of(model), "uqforce_version": __version__}
     if isinstance(model, Ensemble):
         header |= {"card": model.card, "ddof": model.ddof, "members": [_entry(m) for m in model.members]}
@@ -66,14 +79,22 @@ def upgrade(config: dict, tensors: dict[str, Tensor]) -> None:
 def load_model(
     path: str | os.PathLike, device: str | torch.device = "cpu", dtype: str | None = None
 ) -> Potential | Ensemble:
-    """Read a model file, in evaluation mode.
+    """Read a model file (.uqf) in evaluation mode; no code in the file is run.
 
     Args:
+        path: a file that `save_model`, `uqforce train` or another verb wrote.
+        device: where its tensors go.
         dtype: "float32" or "float64" to convert the network; default: as saved.
 
     Raises:
         FileNotFoundError: no such file.
         ModelFileError: not a model file, truncated, or of a format newer than this uqforce reads.
+
+    Example:
+        >>> import uqforce
+        >>> model = uqforce.load_model("model.uqf")
+        >>> model.config.r_max, sorted(model.config.type_names)
+        (3.5, ['Au', 'Cu'])
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"model file {path} does not exist")

@@ -24,13 +24,25 @@ from uqforce.model.prediction import (
 
 
 class Potential(Form):
-    """Energies, forces, virials, features and uncertainties of a batch of structures.
+    """Computes energies, forces, virials, features and uncertainties of a batch of structures.
+
+    `potential(edge_vec [E,3] A, edge_index [2,E], atom_types [N], batch [N], num_structures)` returns a
+    `Prediction`: energy [B] eV, forces [N,3] eV/A, virial [B,3,3] eV, nll [N], ...
 
     Args:
         config: the architecture.
 
     Attributes:
         card: what is known of the model (data, units, accuracy, thresholds); plain JSON values.
+
+    Example:
+        >>> import torch, uqforce
+        >>> config = uqforce.ModelConfig(type_names=["Cu"], r_max=3.5, num_features=[4])
+        >>> potential = uqforce.Potential(config).eval()
+        >>> pair = torch.tensor([[2.5, 0.0, 0.0], [-2.5, 0.0, 0.0]], dtype=torch.float64)
+        >>> zero = torch.tensor([0, 0])
+        >>> potential(pair, torch.tensor([[0, 1], [1, 0]]), zero, zero, 1).forces.shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import random
@@ -21,6 +22,8 @@ import torch
 from uqforce._version import __version__
 from uqforce.errors import CheckpointError
 from uqforce.files import write_atomically
+
+log = logging.getLogger("uqforce.training")
 
 FORMAT_VERSION = 1
 NAME = "checkpoint.pt"
@@ -75,11 +78,11 @@ def find(directory: Path) -> Path | None:
     return None
 
 
-def load(path: Path, trust: bool = False, echo=print) -> dict[str, Any]:
+def load(path: Path, trust: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running code.
 
     With `trust` a file that holds more than tensors and plain values is read too, which runs whatever it
-    contains; its sha256 is printed through `echo` first.
+    contains; its sha256 is logged first.
 
     Raises: CheckpointError for a truncated or damaged file, one that would run code, one of a newer format.
     """
@@ -98,7 +101,7 @@ def load(path: Path, trust: bool = False, echo=print) -> dict[str, Any]:
                 f"{path} holds pickled objects that could run code when read, and was refused ({detail}). "
                 "If you made this file yourself, say so with --trust"
             ) from None
-        echo(f"trusted on your word: {path}, sha256 {sha256(path)}")
+        log.warning(f"trusted on your word: {path}, sha256 {sha256(path)}")
         state = torch.load(path, map_location="cpu", weights_only=False)
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of uqforce; {_alternative(path)}")

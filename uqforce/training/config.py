@@ -29,15 +29,26 @@ from uqforce.training.methods import METHODS, contradiction, with_defaults
 
 
 class TrainConfig(Section):
-    """Everything that a training run depends on."""
+    """Everything that a training run depends on: data, model, loss, optimiser, schedule, seeds.
+
+    `TrainConfig.load(path)` reads a YAML file, `TrainConfig.parse(fields)` a dictionary; both raise a
+    `ConfigError` that names each wrong field, its value and the fix. Every field has a default but
+    `data.train` and `model.r_max`; `uqforce template --full` explains them all. Lengths A, energies eV.
+
+    Example:
+        >>> import uqforce
+        >>> config = uqforce.TrainConfig.parse({"data": {"train": "train.xyz"}, "model": {"r_max": 4.5}})
+        >>> config.batch_size, config.loss.forces.weight
+        (5, 100.0)
+    """
 
     output: str = Field(
         "training", description="directory of the run: log, metrics.csv, checkpoints, models, plots"
     )
     uncertainty: Literal[tuple(METHODS)] = Field(
         "none",
-        description=f"method, one word: {', '.join(METHODS)}; it sets the defaults of the fields that stand "
-        "in comments below, of which those that are given win",
+        description=f"method, one word: {', '.join(METHODS)}; it sets the defaults of other fields "
+        "(in comments in the full template), of which those that are given win",
     )
     data: DataConfig
     model: ModelSection
@@ -195,7 +206,7 @@ class TrainConfig(Section):
             values = yaml.safe_load(Path(path).read_text())
         except FileNotFoundError:
             raise ConfigError(
-                f"{path}: no such file; `uqforce template > {path}` writes one to start from"
+                f"{path}: no such file; `uqforce template -o {path}` writes one to start from"
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from None

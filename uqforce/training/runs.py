@@ -10,10 +10,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,14 +29,40 @@ from uqforce.training.report import write_report
 from uqforce.training.single_run import card, run_log, set_up_process, train_model
 
 
-def train(config: TrainConfig, trust: bool = False, allow_changed_config: bool = False) -> Path:
-    """Train as configured, resuming where a run holds a checkpoint. Returns the model's path.
+def train(
+    config: TrainConfig | Mapping[str, Any] | str | os.PathLike,
+    trust: bool = False,
+    allow_changed_config: bool = False,
+) -> Path:
+    """Train a potential as configured, or resume its training; returns the path of the model file.
 
-    One model: see `train_model`. `config.members` of them, or the chains of `config.sampler`: each so in its
-    own directory, then ensemble.uqf and the ensemble's report.
+    The folder `config.output` gets best.uqf (the model of lowest validation loss), last.uqf, train.log,
+    metrics.csv, checkpoint.pt, a report and plots. A run that finds its checkpoint there goes on, bitwise as
+    if it had not been interrupted. Of `config.members` models, or of the chains of `config.sampler`, each has
+    a folder of its own, and all together are ensemble.uqf.
 
-    Raises: ConfigError, DataError, CheckpointError, LossError, TrainingError.
+    Args:
+        config: a `TrainConfig`, its fields as a dictionary, or a YAML file (`uqforce template`). Energies eV,
+            lengths A.
+        trust: read a checkpoint that could run code.
+        allow_changed_config: resume although the configuration or the data changed.
+
+    Raises:
+        ConfigError: a field is wrong; the message names it, its value and the fix.
+        DataError, LossError: frames cannot be read, or lack what the loss asks for.
+        CheckpointError: the checkpoint is damaged, or of another run.
+        TrainingError: the loss is not finite, or a member failed.
+
+    Example:
+        >>> import uqforce
+        >>> model = {"r_max": 3.5, "num_layers": 1, "num_features": [4]}
+        >>> uqforce.train({"output": "second", "data": {"train": "train.xyz"}, "model": model, "epochs": 2})
+        PosixPath('second/best.uqf')
     """
+    if isinstance(config, str | os.PathLike):
+        config = TrainConfig.load(config)
+    elif not isinstance(config, TrainConfig):
+        config = TrainConfig.parse(dict(config))
     processes = Processes.start()
     try:
         one = config.members == 1 and config.sampler is None

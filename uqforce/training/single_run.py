@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +47,7 @@ def _train(
     config: TrainConfig, directory: Path, processes: Processes, trust: bool, allow_changed_config: bool
 ) -> Path:
     found = checkpoint.find(directory)
-    state = checkpoint.load(found, trust, echo=log.warning) if found else None
+    state = checkpoint.load(found, trust) if found else None
     prepared = prepare(config, directory)
     checkpoint.seed_generators(config.seed)
     potential = Potential(prepared.model)
@@ -138,26 +137,23 @@ def _describe(config: TrainConfig, prepared: Prepared, trainer: Trainer, process
 
 @contextlib.contextmanager
 def run_log(directory: Path, processes: Processes, terminal: bool = True) -> Iterator[None]:
-    """The run's log in the directory's train.log and on the terminal, from the first process only."""
+    """The run's log in the directory's train.log and, with `terminal`, wherever the program shows what
+    `uqforce` logs; from the first process only.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.DEBUG)
-    log.propagate = False
-    handlers: list[logging.Handler] = []
+    log.propagate, before = processes.first and terminal, log.propagate
+    handler: logging.Handler = logging.NullHandler()
     if processes.first:
-        handlers.append(logging.FileHandler(directory / "train.log"))
-        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    if processes.first and terminal:
-        handlers.append(logging.StreamHandler(sys.stdout))
-        handlers[1].setLevel(logging.INFO)
-    handlers = handlers or [logging.NullHandler()]
-    for handler in handlers:
-        log.addHandler(handler)
+        handler = logging.FileHandler(directory / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
     try:
         yield
     except Exception as error:
         log.debug(f"stopped: {error}")
         raise
     finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
+        log.propagate = before
+        log.removeHandler(handler)
+        handler.close()

@@ -72,4 +72,4 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
         potential.card["llpr"] = source.card["llpr"]
     else:
         changed = "energy scales are others" if freeze else "features will change"
-        log.info(f"its rigidity is left out, since the {changed}: `uqforce fit --score llpr` makes a new one")
+        log.info(f"its llpr is left out, since the {changed}: `uqforce fit --score llpr` makes a new one")

@@ -1,8 +1,9 @@
 """Fitting a calibration: standard deviations, and a score, against the errors that were made with them."""
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 
 from uqforce.data import Dataset, read_frames
-from uqforce.errors import CalibrationError, InputError
+from uqforce.errors import CalibrationError, ConfigError, InputError
 from uqforce.evaluation import metrics
-from uqforce.model import load_model, save_model
+from uqforce.model import Ensemble, Potential, save_model
 from uqforce.model.predict import predict_dataset
+from uqforce.uncertainty.fit import opened
+
+log = logging.getLogger("uqforce.uncertainty")
 
 ATOMS_PER_GROUP = 50
 LEAST_GROUP, MOST_GROUPS = 10, 20  # of an isotonic map: residuals in a group, groups
@@ -22,7 +26,8 @@ KINDS = ("scale", "isotonic", "conformal")
 
 
 def score_at_error(score, error, level: float) -> float:
-    """The score at which the rms error of atoms reaches `level`: a limit for dynamics, such as `--halt-nll`.
+    """The score at which the rms error of atoms reaches `level`: a limit for dynamics, such as `--halt
+    nll=...`.
 
     Atoms [n] are grouped by ascending score, `ATOMS_PER_GROUP` together, and the groups' mean square errors
     fitted by a non-decreasing function. nan where even the highest scores stay below `level`.
@@ -197,23 +202,50 @@ def fit_calibration(
 
 
 def calibrate(
-    model: str | PathLike,
-    data: Sequence[str | PathLike],
+    model: str | PathLike | Potential | Ensemble,
+    data: str | PathLike | Sequence[str | PathLike],
     output: str | PathLike | None = None,
-    kind: str = "scale",
-    level: float = 0.9,
-    score: str | None = None,
+    *,
+    kind: Literal["scale", "isotonic", "conformal"] = "scale",
+    level: float | None = None,
+    score: Literal["nll", "llpr"] | None = None,
 ) -> dict[str, Any]:
-    """Calibrate the model file `model` on the labelled structures of `data`; see `fit_calibration`.
+    """Make a model's uncertainties agree with its errors on labelled structures that it was not trained on.
 
-    The model is written to `output`, or in place of `model`.
+    Standard deviations of energies and forces are mapped to the size of the errors, and a score becomes an
+    expected force error, `forces_error` [N] eV/A; every evaluation of the model is calibrated from then on.
+
+    Args:
+        model: a model file (.uqf), or a model in memory, which is changed.
+        data: files with energies or forces; anything that `read_frames` reads.
+        output: the model file to write. A model file needs it; its own name stores the calibration in it.
+        kind: a factor ("scale"), a monotone function ("isotonic"), a factor with guaranteed coverage
+            ("conformal").
+        level: conformal: probability of the intervals, 0.9 where None.
+        score: which score becomes `forces_error`; None takes nll where there is one.
+
+    Returns the card: what was calibrated on how many structures, and how wrong it was before.
+
+    Raises:
+        ConfigError: `level` of another kind, or no `output` for a model file.
+        FileNotFoundError, ModelFileError, DataError: model or data cannot be read.
+        CalibrationError: the model carries no uncertainty, or the data have no labels for it, or are too few.
+
+    Source: conformal: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005).
+
+    Example:
+        >>> import uqforce
+        >>> card = uqforce.calibrate("model.uqf", "test.xyz", "calibrated.uqf")
+        >>> card["kind"], card["structures"], card["score"]
+        ('scale', 4, 'nll')
     """
-    potential = load_model(model)
+    if level is not None and kind != "conformal":
+        raise ConfigError(f"level has no meaning for kind {kind}, only for conformal: leave it out")
+    potential = opened(model, output)
     config = potential.config
     dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
-    card = fit_calibration(potential, dataset, kind, level, score)
-    save_model(potential, output or model)
-    print(f"{kind} calibration on {card['structures']} structures, {card['atoms']} atoms")
+    card = fit_calibration(potential, dataset, kind, 0.9 if level is None else level, score)
+    log.info(f"{kind} calibration on {card['structures']} structures, {card['atoms']} atoms")
     meaning = {
         "energy": "energy_uncertainty",
         "forces": "forces_uncertainty",
@@ -222,6 +254,8 @@ def calibrate(
     for name, text in meaning.items():
         if name in card:
             raw = f"rms of error / uncertainty was {card[name]['rms_z']:.3g}" if name != "error" else "new"
-            print(f"  {text}: {raw}, {card[name]['knots']} knots")
-    print(f"stored in {output or model}: every evaluation is now calibrated")
+            log.info(f"  {text}: {raw}, {card[name]['knots']} knots")
+    if output is not None:
+        save_model(potential, output)
+        log.info(f"stored in {output}: every evaluation is now calibrated")
     return card

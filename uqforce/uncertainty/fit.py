@@ -1,46 +1,124 @@
-"""`uqforce fit`: gives a trained model its mixture."""
+"""`uqforce fit`: gives a trained model its score, nll of a mixture or llpr."""
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from uqforce.data import Dataset, read_frames
+from uqforce.errors import ConfigError
 from uqforce.evaluation import metrics
 from uqforce.evaluation.quality import without_nan
 from uqforce.evaluation.tables import aligned, number
-from uqforce.model import Potential, first_member, load_model, save_model
+from uqforce.model import Ensemble, Potential, first_member, load_model, save_model
 from uqforce.model.predict import predict_dataset
 from uqforce.uncertainty.llpr_fit import REGULARISER, RigidityFit, fit_rigidity
 from uqforce.uncertainty.mixture_fit import MixtureFit, Trial, collect_features, fit_mixture, fit_potential
 
+log = logging.getLogger("uqforce.uncertainty")
+SETTINGS = {
+    "mixture": ("components", "covariance", "projection", "per_type", "test", "seed"),
+    "llpr": ("regulariser",),
+}
+
 
 def fit(
-    model: str | PathLike,
-    data: Sequence[str | PathLike],
+    model: str | PathLike | Potential | Ensemble,
+    data: str | PathLike | Sequence[str | PathLike],
     output: str | PathLike | None = None,
-    n_components: int | None = None,
-    seed: int = 0,
+    *,
+    score: Literal["mixture", "llpr"] = "mixture",
+    components: int | None = None,
+    covariance: Literal["full", "diag", "tied"] | None = None,
+    projection: int | None = None,
+    per_type: bool | None = None,
+    test: Sequence[str | PathLike] | None = None,
+    seed: int | None = None,
+    regulariser: float | None = None,
+) -> MixtureFit | RigidityFit:
+    """Give a trained model a score of how far atoms are from the structures of `data`, its training set.
+
+    The mixture of Gaussians over the last features gives `nll` of every atom, its negative logarithm, and
+    needs no labels (Zhu et al., J. Chem. Phys. 158, 164111 (2023)); the last layer's rigidity gives `llpr`,
+    eV, and needs energies or forces (Bigi et al., arXiv:2403.02251). A model may have both.
+
+    Args:
+        model: a model file (.uqf), or a model in memory, which is changed.
+        data: the files that it was trained on; anything that `read_frames` reads.
+        output: the model file to write. A model file needs it; its own name stores the score in it.
+        score: "mixture" or "llpr".
+        components: mixture: number of Gaussians; None chooses the one of lowest BIC.
+        covariance: mixture: of each Gaussian ("full", default), its variances alone ("diag"), one for all
+            ("tied").
+        projection: mixture: how many principal components of the features to keep.
+        per_type: mixture: one for each element.
+        test: mixture: files of labelled structures; how well nll ranks their atoms' force errors goes to the
+            card.
+        seed: mixture: of the k-means start.
+        regulariser: llpr: added to the loss' second derivatives, in units of the largest.
+
+    Raises:
+        ConfigError: a setting of the other score, or no `output` for a model file.
+        FileNotFoundError, ModelFileError, DataError: model or data cannot be read.
+        FitError: the score cannot be fitted to these data.
+
+    Example:
+        >>> import uqforce
+        >>> model = uqforce.load_model("first/best.uqf")
+        >>> found = uqforce.fit(model, "train.xyz", components=2)
+        >>> len(found.means), found.quantiles["max"] > found.quantiles["q0.5"]
+        (2, True)
+    """
+    given = {
+        "components": components, "covariance": covariance, "projection": projection, "per_type": per_type,
+        "test": test, "seed": seed, "regulariser": regulariser,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if score not in SETTINGS:
+        raise ConfigError(f"score must be one of {', '.join(SETTINGS)}, got {score!r}")
+    if others := [name for name in given if name not in SETTINGS[score]]:
+        raise ConfigError(
+            f"{', '.join(others)}: no setting of score {score}, which has {', '.join(SETTINGS[score])}"
+        )
+    whole = opened(model, output)
+    potential = first_member(whole)  # whose features and score are an ensemble's
+    dataset = Dataset.build(read_frames(data), potential.config.type_names, potential.config.r_max)
+    found = (_fit_mixture if score == "mixture" else _fit_llpr)(whole, potential, dataset, **given)
+    if output is not None:
+        save_model(whole, output)
+        log.info(
+            f"stored in {output}: every evaluation now carries {'nll' if score == 'mixture' else 'llpr'}"
+        )
+    return found
+
+
+def opened(
+    model: str | PathLike | Potential | Ensemble, output: str | PathLike | None
+) -> Potential | Ensemble:
+    """The model that is changed and written to `output`. Raises ConfigError where it would be lost."""
+    if isinstance(model, Potential | Ensemble):
+        return model
+    if output is None:
+        raise ConfigError(f"give output, the model file to write; {model} itself stores it there")
+    return load_model(model)
+
+
+def _fit_mixture(
+    whole: Potential | Ensemble,
+    potential: Potential,
+    dataset: Dataset,
+    components: int | None = None,
     covariance: str = "full",
     projection: int | None = None,
-    test: Sequence[str | PathLike] = (),
     per_type: bool = False,
+    test: Sequence[str | PathLike] = (),
+    seed: int = 0,
 ) -> MixtureFit:
-    """Fit the mixture of the model file `model` to the structures of `data`, its training set.
-
-    The search is printed; the model with its mixture is written to `output`, or in place of `model`. Labels
-    are not needed. With `test`, files of labelled structures, the ranking of their atoms by the score is
-    printed and kept in the card; where the features are projected, beside that by a mixture of all features.
-
-    Raises: FileNotFoundError, ModelFileError, DataError, MixtureError.
-    """
-    whole = load_model(model)
-    potential = first_member(whole)  # whose features and score are an ensemble's
     config = potential.config
-    dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
     names = [Path(path).name for path in test]
     if len(set(names)) < len(names):
         names = [str(path) for path in test]
@@ -49,58 +127,43 @@ def fit(
         for name, path in zip(names, test)
     }
     kept = f"{projection} principal components of the " if projection else ""
-    print(
+    log.info(
         f"mixture over {kept}{potential.network.num_last_features} features of "
         f"{dataset.num_atoms.sum()} atoms"
     )
-    print(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
+    log.info(f"{'components':>10} {'BIC':>12} {'log-likelihood':>15} {'iterations':>11}")
     settings: dict[str, Any] = {"covariance": covariance, "seed": seed}
     found = fit_potential(
         potential,
         dataset,
-        n_components,
+        components,
         projection=projection,
         per_type=per_type,
-        on_trial=print_trial,
+        on_trial=log_trial,
         **settings,
     )
-    print(summary(found, config.type_names))
+    log.info(summary(found, config.type_names))
     if tests:
         fits = {"stored": found}
         if projection is not None or per_type:
-            fits["all features"] = fit_mixture(collect_features(potential, dataset), n_components, **settings)
+            fits["all features"] = fit_mixture(collect_features(potential, dataset), components, **settings)
         judged = {name: rankings(potential, labelled, fits) for name, labelled in tests.items()}
         potential.card["mixture"]["ranking"] = judged
-        print(ranking_table(judged))
+        log.info(ranking_table(judged))
     whole.card |= {name: potential.card[name] for name in ("mixture", "thresholds")}
-    save_model(whole, output or model)
-    print(f"stored in {output or model}: every evaluation now carries nll")
     return found
 
 
-def fit_llpr(
-    model: str | PathLike,
-    data: Sequence[str | PathLike],
-    output: str | PathLike | None = None,
-    regulariser: float | None = None,
+def _fit_llpr(
+    whole: Potential | Ensemble, potential: Potential, dataset: Dataset, regulariser: float = REGULARISER
 ) -> RigidityFit:
-    """Fit the last-layer rigidity of the model file `model` to its training set; see `llpr.fit_rigidity`.
-
-    The model is written to `output`, or in place of `model`.
-    """
-    whole = load_model(model)
-    potential = first_member(whole)  # whose rigidity is an ensemble's
-    config = potential.config
-    dataset = Dataset.build(read_frames(data), config.type_names, config.r_max)
-    found = fit_rigidity(potential, dataset, REGULARISER if regulariser is None else regulariser)
+    found = fit_rigidity(potential, dataset, regulariser)
     d = len(found.eigenvalues)
     lowest, highest = found.eigenvalues[0], found.eigenvalues[-1]
-    print(f"rigidity of {d} weights by energies and forces of {len(dataset)} structures, errors "
-          f"{1e3 * found.energy_rmse:.2f} meV and {1e3 * found.forces_rmse:.2f} meV/A")  # fmt: skip
-    print(f"curvatures of the loss {lowest:.3g} to {highest:.3g}")
+    log.info(f"llpr of {d} weights by energies and forces of {len(dataset)} structures, errors "
+             f"{1e3 * found.energy_rmse:.2f} meV and {1e3 * found.forces_rmse:.2f} meV/A")  # fmt: skip
+    log.info(f"curvatures of the loss {lowest:.3g} to {highest:.3g}")
     whole.card["llpr"] = potential.card["llpr"]
-    save_model(whole, output or model)
-    print(f"stored in {output or model}: every evaluation now carries llpr")
     return found
 
 
@@ -135,11 +198,10 @@ def ranking_table(judged: dict[str, dict[str, dict[str, Any]]]) -> str:
     return aligned(rows)
 
 
-def print_trial(trial: Trial) -> None:
+def log_trial(trial: Trial) -> None:
     note = "" if trial.converged else "  not converged"
-    print(
-        f"{trial.components:10d} {trial.bic:12.1f} {trial.log_likelihood:15.3f} {trial.iterations:11d}{note}",
-        flush=True,
+    log.info(
+        f"{trial.components:10d} {trial.bic:12.1f} {trial.log_likelihood:15.3f} {trial.iterations:11d}{note}"
     )
 
 
