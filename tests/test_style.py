@@ -1,4 +1,4 @@
-"""The tree is formatted: ruff and clang-format, in the versions of the `dev` extra."""
+"""The tree is formatted and its types fit: ruff, clang-format, mypy, in the versions of the `dev` extra."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PINS = dict(re.findall(r'"(ruff|clang-format)==([\d.]+)"', (ROOT / "pyproject.toml").read_text()))
+PINS = dict(re.findall(r'"(ruff|clang-format|mypy)==([\d.]+)"', (ROOT / "pyproject.toml").read_text()))
 
 
 def tool(name: str) -> str:
@@ -34,6 +34,10 @@ def test_ruff_format():
     check(tool("ruff"), "format", "--check", ".")
 
 
+def test_types():
+    check(tool("mypy"))
+
+
 def test_clang_format():
     files = [*(ROOT / "csrc").rglob("*"), *(ROOT / "tests" / "cpp").rglob("*")]
     sources = [path for path in files if path.suffix in (".h", ".cpp", ".cu")]
@@ -43,4 +47,7 @@ def test_clang_format():
 
 def test_pre_commit_uses_the_same_versions():
     text = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert set(re.findall(r"(ruff|clang-format)==([\d.]+)", text)) == set(PINS.items())
+    pins = {
+        name: version for name, version in PINS.items() if name != "mypy"
+    }  # of this environment, not its own
+    assert set(re.findall(r"(ruff|clang-format)==([\d.]+)", text)) == set(pins.items())

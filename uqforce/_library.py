@@ -3,6 +3,7 @@
 import json
 import mmap
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ def load(library: Path = LIBRARY_PATH) -> None:
         ) from error
 
 
-def build_info() -> dict[str, object]:
+def build_info() -> dict[str, Any]:
     """Return what the compiled library was built from, what it can do and what is in use.
 
     Keys: `uqforce`, `torch`, `compiler`, `cuda_archs` (None without CUDA kernels), `without_cuda` (ops that

@@ -1,12 +1,18 @@
 """Which structures are seen in which step: a pure function of its arguments, so any step can be resumed."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence, Sized
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from uqforce.data.batch import Batch, collate
 from uqforce.errors import InputError
+
+if TYPE_CHECKING:
+    from uqforce.data.store import Dataset
 
 
 def batches(
@@ -44,7 +50,7 @@ def batches(
 
 
 def ordered_batches(
-    structures: Sequence[Batch],
+    structures: Dataset | Sequence[Batch],
     batch_size: int,
     device: torch.device | str | None = None,
     rank: int = 0,

@@ -1,5 +1,6 @@
 """Labelled frames from files, converted to eV and A and checked."""
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ DEFAULT_UNITS = Units()
 
 
 def read_frames(
-    paths: str | Path | Iterable[str | Path],
+    paths: str | os.PathLike | Iterable[str | os.PathLike],
     keys: Keys = DEFAULT_KEYS,
     units: Units = DEFAULT_UNITS,
     index: str = ":",
@@ -75,14 +76,14 @@ def read_frames(
         >>> len(frames), frames[0].forces.shape
         (2, (4, 3))
     """
-    paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     frames = [
         _frame(raw, keys, units, (str(path), number))
-        for path in paths
+        for path in map(Path, files)
         for number, raw in iterate(path, index)
     ]
     if not frames:
-        raise DataError(f"no frames in {', '.join(map(str, paths))} with index {index!r}")
+        raise DataError(f"no frames in {', '.join(map(str, files))} with index {index!r}")
     stress_names = {*keys.names("stress"), *keys.names("virial")}
     if meaningless := [
         frame for frame in frames if not frame.pbc.any() and stress_names.intersection(frame.present)

@@ -65,7 +65,7 @@ def split_by_group(frames: Sequence[Frame], validation: Sequence[str] | float, s
     for frame in frames:
         sizes[frame.group] += 1
     if isinstance(validation, float):
-        wanted, chosen = _count(validation, len(frames), "validation"), set()
+        wanted, chosen = _count(validation, len(frames), "validation"), set[str]()
         names = sorted(sizes)
         for i in np.random.RandomState(seed).permutation(len(names)):
             if sum(sizes[name] for name in chosen) >= wanted:

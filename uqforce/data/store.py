@@ -87,9 +87,9 @@ class Dataset:
             "frames": fingerprint(frames),
         }
         if path is None:
-            file = io.BytesIO()
-            _write(file, frames, identity)
-            return cls._from_bytes(file.getvalue())
+            memory = io.BytesIO()
+            _write(memory, frames, identity)
+            return cls._from_bytes(memory.getvalue())
         path = Path(path)
         if path.exists():
             header = _read_header(path)

@@ -60,6 +60,8 @@ class VerletList:
         self.cutoff, self.skin = cutoff, skin
         self.rebuilds = 0
         self._positions: Tensor | None = None
+        self._index: Tensor
+        self._shift: Tensor
 
     def edges(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
         """positions [N,3], cell [1,3,3], pbc [1,3] -> edge_vec [E,3], edge_index [2,E] within the cutoff."""

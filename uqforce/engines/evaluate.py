@@ -81,7 +81,7 @@ def calibrated(potential: Potential, predictions: dict[str, np.ndarray], sizes: 
 
 def evaluate(
     model: str | os.PathLike | torch.nn.Module,
-    data: Sequence[str | os.PathLike],
+    data: str | os.PathLike | Sequence[str | os.PathLike],
     folder: str | os.PathLike,
     device: str = "auto",
     bootstrap: int = 0,
@@ -113,18 +113,18 @@ def evaluate(
         ['mae', 'rmse']
     """
     folder, chosen = Path(folder), choose_device(device)
+    before: Any = model
     if not isinstance(model, torch.nn.Module) and Path(model).suffix == ".uqf":
-        model = load_model(model)
-    after = isinstance(model, torch.nn.Module) and any(True for _ in model.calibration.buffers())
-    before = model
-    if after:
-        before = copy.deepcopy(model)
+        before = load_model(model)
+    after: Any = None  # the model with its calibration, where it has one
+    if isinstance(before, torch.nn.Module) and any(True for _ in before.calibration.buffers()):
+        before, after = copy.deepcopy(before), before
         before.calibration.store()
     module, metadata = open_model(before, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     sets: list[list[Comparison]] = []  # each raw, and calibrated where the model can
     cost = []
-    for path in data:
+    for path in [data] if isinstance(data, str | os.PathLike) else data:
         frames = read_frames(path, keys or Keys(), units or Units())
         if all(frame.energy is None and frame.forces is None for frame in frames):
             present = ", ".join(sorted({key for frame in frames for key in frame.present})) or "none"
@@ -136,7 +136,7 @@ def evaluate(
         predictions = predict_frames(module, metadata, frames, chosen)
         sizes = np.array([len(frame) for frame in frames])
         cost.append((time.perf_counter() - start) / sizes.sum())
-        kinds = [predictions] + ([calibrated(model, predictions, sizes)] if after else [])
+        kinds = [predictions] + ([] if after is None else [calibrated(after, predictions, sizes)])
         sets.append([Comparison(str(path), frames, kind) for kind in kinds])
     report = {
         "model": {key: metadata[key] for key in ("weights_sha256", "uqforce_version", "type_names")},
@@ -150,7 +150,7 @@ def evaluate(
         "limits": limits([c[0] for c in sets]),
     }  # fmt: skip
     for name in ("mixture", "calibration", "llpr"):
-        if found := (model.card if after else metadata["card"]).get(name):
+        if found := (metadata["card"] if after is None else after.card).get(name):
             report["model"][name] = found
     report = without_nan(report)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=1))

@@ -131,7 +131,7 @@ class Records:
             "sizes": {name: file.tell() for name, file in self.files.items()},
             "rng": dynamics.rng.bit_generator.state if hasattr(dynamics, "rng") else None,
         }
-        arrays = structure(atoms)
+        arrays: dict[str, Any] = structure(atoms)
         arrays |= {name: getattr(dynamics, name) for name in BAROSTAT_KEYS if hasattr(dynamics, name)}
         with atomically(self.folder / "restart.npz", durable=False) as place:
             np.savez(place, state=json.dumps(state), **arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,8 @@ class Labels(NamedTuple):
     def of(structures: Sequence[Frame] | Dataset) -> Labels:
         """Take the labels out of frames, or out of a data set."""
         if isinstance(structures, Dataset):
-            type_names, held = structures.type_names, structures
+            type_names: list[str] = structures.type_names
+            held: Any = structures
         else:
             type_names = type_names_of(structures)
             held = SimpleNamespace(**columns(structures, type_names))

@@ -219,7 +219,7 @@ class Classification(NamedTuple):
     auroc: float  # 1/2 for a useless score; nan when no error, or every error, is above the cut-off
     auprc: float  # average precision; the fraction of positives for a useless score
     positives: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have a method of this name
 
 
 def classification(score, error, cutoff: float) -> Classification:
@@ -323,7 +323,7 @@ def bootstrap(
     `structure` [n] says to which structure each entry of the arrays belongs. Resamples for which the
     statistic is nan (no positive drawn) are left out.
     """
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = tuple(np.asarray(array) for array in arrays)
     if any(len(array) != len(structure) for array in arrays):
         raise InputError(
             f"arrays of length {[len(a) for a in arrays]} for {len(structure)} structure indices"

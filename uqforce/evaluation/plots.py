@@ -1,6 +1,6 @@
 """Pictures of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BINS = 20
 MOST_POINTS = 20_000  # of a set that are drawn, evenly chosen: more are not told apart
-POINTS = {"alpha": 0.3, "linewidths": 0, "rasterized": True}
+POINTS: dict[str, Any] = {"alpha": 0.3, "linewidths": 0, "rasterized": True}
 
 
 def label(comparison: "Comparison") -> str:
@@ -142,7 +142,7 @@ def plot_bic(mixture: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def plot_learning_curves(columns: dict[str, Sequence[float]], path: Path) -> None:
+def plot_learning_curves(columns: Mapping[str, Sequence[float]], path: Path) -> None:
     """Losses, RMSE of energy and forces, and learning rate against the epoch; `columns` of metrics.csv."""
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)

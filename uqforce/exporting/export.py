@@ -60,7 +60,7 @@ def export(
         zeros,
         1,
     )
-    cases = {
+    cases: dict[str, tuple[str, tuple]] = {
         "two structures": ("forward", sample_structure(module.potential, seed=1)),
         "one atom": ("forward", lone_atom),
         "two other structures": ("forward", sample_structure(module.potential, seed=2)),

@@ -60,7 +60,7 @@ def _parts(graph: nn.Module) -> tuple[dict[str, nn.Module], list[nn.Module]]:
             known = "ZBL" if name == "pair_potential" else PARTS.get(name)
             require(kind(part) == known, f"its part {name}, a {kind(part)}")
     missing = [name for name in PARTS if name not in parts]
-    require(not missing and layers, f"it has no {', '.join(missing) or 'layer'}")
+    require(not missing and bool(layers), f"it has no {', '.join(missing) or 'layer'}")
     return parts, layers
 
 

@@ -1,7 +1,7 @@
 """Models evaluated over batches and whole data sets."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def predict_dataset(
     return join_predictions(parts)
 
 
-def join_predictions(parts: list[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+def join_predictions(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
     """Join what a model says of several batches: arrays over all structures or atoms, float64.
 
     Members' values have their members first, all others their structures or atoms.

@@ -43,7 +43,8 @@ def seed_generators(seed: int) -> None:
 
 def rng_state() -> dict[str, Any]:
     """States of the torch, numpy and Python generators as tensors and plain values."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = state
     return {
         "torch": torch.get_rng_state(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],

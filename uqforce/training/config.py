@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +47,7 @@ class TrainConfig(Section):
     output: str = Field(
         "training", description="directory of the run: log, metrics.csv, checkpoints, models, plots"
     )
-    uncertainty: Literal[tuple(METHODS)] = Field(
+    uncertainty: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
         "none",
         description=f"method, one word: {', '.join(METHODS)}; it sets the defaults of other fields "
         "(in comments in the full template), of which those that are given win",
@@ -200,7 +202,7 @@ class TrainConfig(Section):
         return self
 
     @staticmethod
-    def load(path: str | Path) -> TrainConfig:
+    def load(path: str | os.PathLike) -> TrainConfig:
         """Read and validate a YAML file. Raises ConfigError."""
         try:
             values = yaml.safe_load(Path(path).read_text())
@@ -283,7 +285,7 @@ def _field_at(location: tuple[Any, ...]) -> tuple[type[BaseModel] | None, Any]:
     return section, field
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: Mapping[str, Any]) -> str:
     """One pydantic error as `field: value: what is wrong. fix`."""
     # pydantic marks the branch of a union by its type, which means nothing to a reader
     location = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -311,6 +311,10 @@ class _ModelSection(Section):
     `start`, from that model.
     """
 
+    if TYPE_CHECKING:  # its fields are those of ModelConfig, added below
+
+        def __getattr__(self, name: str) -> Any: ...
+
     @model_validator(mode="before")
     @classmethod
     def _from_start(cls, values: Any) -> Any:
@@ -358,7 +362,7 @@ class _ModelSection(Section):
             raise ConfigError("\n".join(lines)) from None
 
 
-ModelSection = create_model(
+ModelSection = create_model(  # type: ignore[call-overload]
     "ModelSection",
     __base__=_ModelSection,
     __doc__=_ModelSection.__doc__,

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from uqforce.data import (
     Dataset,
     Frame,
@@ -80,7 +82,7 @@ def prepare(config: TrainConfig, directory: Path) -> Prepared:
         return Dataset.build(frames, type_names, config.model.r_max, directory / "data" / f"{name}.store")
 
     train_set = build(train, "train")
-    statistics = compute_statistics(train_set, [energies[name] for name in type_names])
+    statistics = compute_statistics(train_set, np.array([energies[name] for name in type_names]))
     without_forces = math.isnan(statistics.forces_rms)
     model = config.model.resolve(
         type_names,
@@ -101,7 +103,7 @@ def _split(data: DataConfig, keys: Keys, units: Units) -> tuple[list[Frame], lis
         return frames, read_frames(data.validation, keys, units)
     if split.by == "group":
         return split_by_group(frames, split.validation, split.seed)
-    return split_random(frames, split.validation, split.train, split.seed)
+    return split_random(frames, split.validation, split.train, split.seed)  # type: ignore[arg-type]
 
 
 def _atomic_energies(

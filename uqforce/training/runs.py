@@ -156,13 +156,13 @@ def train_in_processes(
     # a forked process would lack the threads of OpenMP's pool and wait for them
     context = multiprocessing.get_context("spawn")
     waiting, failed = list(members), []
-    running: dict[int, tuple[BaseProcess, str]] = {}
+    running: dict[Any, tuple[BaseProcess, str]] = {}
     while waiting or running:
         while waiting and len(running) < parallel:
             member = waiting.pop(0)
             threads = member.threads or max(1, torch.get_num_threads() // parallel)
             settings = (member.model_dump(mode="json"), threads, trust, allow_changed_config)
-            process = context.Process(target=_train_member, args=settings, daemon=True)
+            process: BaseProcess = context.Process(target=_train_member, args=settings, daemon=True)
             process.start()
             running[process.sentinel] = (process, member.output)
             log.info(f"{Path(member.output).name}: process {process.pid}, see {member.output}/train.log")

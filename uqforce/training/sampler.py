@@ -23,6 +23,8 @@ IN_UNITS = ("scale_shift", "frequencies", "log_gamma")
 class SamplerSchedule(Schedule):
     """Step sizes: exponential from `lr` to `lr_final` over the burn-in, then cycles, each a half cosine."""
 
+    config: SamplerConfig  # type: ignore[assignment]  # instead of the schedule's
+
     def __init__(self, config: SamplerConfig, steps_per_epoch: int):
         self.config = config
         self.burn_in, self.cycle = config.burn_in * steps_per_epoch, config.cycle * steps_per_epoch

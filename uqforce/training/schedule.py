@@ -48,4 +48,4 @@ class Schedule:
         return {"factor": self.factor, "best": self.best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
-        self.factor, self.best, self.bad_epochs = state["factor"], state["best"], state["bad_epochs"]
+        self.factor, self.best, self.bad_epochs = state["factor"], state["best"], int(state["bad_epochs"])

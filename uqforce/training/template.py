@@ -45,7 +45,7 @@ def _value(field: FieldInfo) -> Any:
     if value is PydanticUndefined:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             return None
-        return field.json_schema_extra["example"]
+        return field.json_schema_extra["example"]  # type: ignore[index]
     return value
 
 

@@ -87,8 +87,9 @@ def fit_map(std, residual, structure, kind: str = "scale", level: float = 0.9) -
         factor = float(np.sqrt(np.mean(square / std**2)))
     elif kind == "conformal":
         n = residual.shape[1]
-        repeated = (np.repeat(array, n) for array in (std, structure))
-        factor = metrics.conformal_factor(residual.ravel(), *repeated, level) / norm.ppf(0.5 + level / 2)
+        std_of, structure_of = (np.repeat(array, n) for array in (std, structure))
+        quantile = metrics.conformal_factor(residual.ravel(), std_of, structure_of, level)
+        factor = quantile / norm.ppf(0.5 + level / 2)
         if not np.isfinite(factor):
             raise CalibrationError(
                 f"{len(np.unique(structure))} structures are too few for intervals of level {level:g}: that "

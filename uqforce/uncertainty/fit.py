@@ -73,7 +73,7 @@ def fit(
         >>> len(found.means), found.quantiles["max"] > found.quantiles["q0.5"]
         (2, True)
     """
-    given = {
+    given: dict[str, Any] = {
         "components": components, "covariance": covariance, "projection": projection, "per_type": per_type,
         "test": test, "seed": seed, "regulariser": regulariser,
     }  # fmt: skip
