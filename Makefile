@@ -2,6 +2,7 @@
 #
 #   make demo        the main job on real input, from data to halted dynamics (10 minutes on 2 cores)
 #   make test        the tests, CUDA kernels run on the host and C++ driver included (20 minutes on 2 cores)
+#   make quick       the tests of ops and models (1 minute on 2 cores)
 #   make test-slow   the tests marked slow
 #   make test-cpp    of the tests, only the CMake build with its C++ driver
 #   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
@@ -18,10 +19,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(shell find csrc -type f) setup.py uqforce/_version.py
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-cpp bench lint build clean distclean
+.PHONY: demo test quick test-slow test-cpp bench lint build clean distclean
 
 demo: build
 	$(BIN)/python examples/demo/run.py
@@ -30,6 +31,9 @@ test: build
 	$(PYTEST)
 	$(PYTEST) --emulate tests/ops tests/model/test_inference.py tests/model/test_potential.py \
 		tests/lammps/test_pair.py::test_under_hybrid
+
+quick: build
+	$(PYTEST) tests/ops tests/model
 
 test-slow: build
 	$(PYTEST) -m slow

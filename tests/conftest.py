@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from uqforce._library import LIBRARY_PATH
+from uqforce.model import inference
 
 ROOT = Path(__file__).parents[1]
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -48,6 +49,27 @@ def default_dtype() -> Iterator[None]:
     before = torch.get_default_dtype()
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tables_made_once() -> Iterator[None]:
+    """The table of a radial network depends on nothing else: each is made once for all tests of a process.
+
+    Networks that agree to the bit at some lengths are taken to be the same.
+    """
+    lengths = torch.linspace(0.05, 0.95, 13, dtype=torch.float64)[:, None]
+    make, made = inference.radial_table, {}
+
+    def radial_table(radial, spec, intervals):
+        key = (intervals, tuple(spec.flat), radial(lengths).detach().numpy().tobytes())
+        if key not in made:
+            made[key] = make(radial, spec, intervals)
+        table, error = made[key]
+        return table.clone(), error
+
+    inference.radial_table = radial_table
+    yield
+    inference.radial_table = make
 
 
 @pytest.fixture(params=DEVICES)

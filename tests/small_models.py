@@ -10,6 +10,18 @@ from uqforce.exporting.export import export
 from uqforce.model import ModelConfig, Potential, sample_structure
 
 
+def give_mixture(potential: Potential) -> None:
+    """Two components about the features of a sample structure, and thresholds."""
+    features = potential(*sample_structure(potential)).features.double()
+    spread = features.std(0)
+    potential.set_mixture(
+        torch.stack([features.mean(0) - spread, features.mean(0) + spread]),
+        torch.diag(1 / spread).repeat(2, 1, 1),
+        torch.tensor([0.3, 0.7], dtype=torch.float64).log(),
+    )
+    potential.card["thresholds"] = {"nll": {"q0.99": 12.5, "max": 20.0}}
+
+
 def build(dtype: str = "float64", mixture: bool = True, noise: str = "total") -> Potential:
     torch.manual_seed(0)
     config = ModelConfig(
@@ -25,14 +37,7 @@ def build(dtype: str = "float64", mixture: bool = True, noise: str = "total") ->
     )
     potential = Potential(config).eval()
     if mixture:
-        features = potential(*sample_structure(potential)).features.double()
-        spread = features.std(0)
-        potential.set_mixture(
-            torch.stack([features.mean(0) - spread, features.mean(0) + spread]),
-            torch.diag(1 / spread).repeat(2, 1, 1),
-            torch.tensor([0.3, 0.7], dtype=torch.float64).log(),
-        )
-        potential.card["thresholds"] = {"nll": {"q0.99": 12.5, "max": 20.0}}
+        give_mixture(potential)
     return potential
 
 

@@ -12,7 +12,7 @@ import pytest
 from torch.utils.cpp_extension import library_paths
 
 import uqforce_lammps
-from tests.lammps.systems import build
+from tests.lammps.systems import TABULATION, build
 from uqforce.exporting.export import export
 from uqforce_lammps.build import PLUGIN
 
@@ -73,7 +73,7 @@ def models(tmp_path_factory) -> Callable[..., Path]:
         key = f"{dtype} {changes}"
         if key not in made:
             made[key] = tmp_path_factory.mktemp("model") / "model.pt"
-            export(build(dtype, **changes), made[key])
+            export(build(dtype, **changes), made[key], TABULATION)
         return made[key]
 
     return model

@@ -1,5 +1,7 @@
 """A random model with everything a model can carry, structures, and how LAMMPS gets them."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import ase.build
@@ -7,9 +9,11 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from uqforce.model import ModelConfig, Potential, sample_structure
+from tests.small_models import give_mixture
+from uqforce.model import ModelConfig, Potential
 
 TYPES = ["H", "C", "O", "Si"]
+TABULATION = 1e-4  # made at once: what reads a file reads its tables, fine or coarse
 
 
 def build(dtype: str = "float64", **changes) -> Potential:
@@ -27,15 +31,18 @@ def build(dtype: str = "float64", **changes) -> Potential:
         "dtype": dtype,
     }
     potential = Potential(ModelConfig(**config | changes)).eval()
-    features = potential(*sample_structure(potential)).features.double()
-    spread = features.std(0)
-    potential.set_mixture(
-        torch.stack([features.mean(0) - spread, features.mean(0) + spread]),
-        torch.diag(1 / spread).repeat(2, 1, 1),
-        torch.tensor([0.3, 0.7], dtype=torch.float64).log(),
-    )
-    potential.card["thresholds"] = {"nll": {"q0.99": 12.5, "max": 20.0}}
+    give_mixture(potential)
     return potential
+
+
+def with_metadata(model: Path, path: Path, **changes) -> None:
+    """A copy of an exported model that says something else of itself."""
+    with zipfile.ZipFile(model) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for item in old.infolist():
+            content = old.read(item)
+            if item.filename.endswith("extra/metadata.json"):
+                content = json.dumps(json.loads(content) | changes).encode()
+            new.writestr(item, content)
 
 
 def rattled(atoms: Atoms, seed: int = 0) -> Atoms:

@@ -1,10 +1,8 @@
 """AOTInductor packages: Python's numbers in the calculator and in LAMMPS, for any number of atoms."""
 
-import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import ase.build
@@ -13,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.lammps.systems import begin, build, data_file, structures
+from tests.lammps.systems import begin, build, data_file, structures, with_metadata
 from tests.lammps.test_pair import check
 from uqforce import Calculator
 from uqforce.errors import ExportError, InputError
@@ -83,15 +81,6 @@ def test_calculator(package, potential):
         Calculator(package, nll_gradient="max")
     with pytest.raises(InputError, match="compiled for the cpu, not for cuda"):
         load_exported(package, "cuda")
-
-
-def with_metadata(package: Path, path: Path, **changes) -> None:
-    with zipfile.ZipFile(package) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
-        for item in old.infolist():
-            content = old.read(item)
-            if item.filename.endswith("extra/metadata.json"):
-                content = json.dumps(json.loads(content) | changes).encode()
-            new.writestr(item, content)
 
 
 def test_another_processor(package):

@@ -1,14 +1,12 @@
 """Every failure ends all ranks with a sentence; the run never goes on."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import signal
 import time
 import warnings
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import torch
 from ase import Atoms
 
 from tests.lammps.conftest import PLUGIN_FOLDER
-from tests.lammps.systems import TYPES, begin, build, data_file, structures
+from tests.lammps.systems import TYPES, begin, build, data_file, structures, with_metadata
 from uqforce._library import LIBRARY_PATH, build_info
 from uqforce.exporting.export import export
 from uqforce_lammps.build import PLUGIN
@@ -32,16 +30,6 @@ def fails(lammps, folder, model, sentence: str, atoms: Atoms | None = None, **ch
     done = lammps(folder, text + "run 1\nprint 'it went on'\n", ranks=2)
     assert sentence in done.stdout + done.stderr, done.stdout + done.stderr
     assert done.returncode != 0 and "it went on" not in done.stdout
-
-
-def with_metadata(model, path, **changes) -> None:
-    """A copy of an exported model that says something else of itself."""
-    with zipfile.ZipFile(model) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
-        for item in old.infolist():
-            content = old.read(item)
-            if item.filename.endswith("extra/metadata.json"):
-                content = json.dumps(json.loads(content) | changes).encode()
-            new.writestr(item, content)
 
 
 def test_missing_file(lammps, models, tmp_path):

@@ -49,9 +49,6 @@ class OpCase:
     """From arguments of the op: (name, arguments) of every schema that it stands on; behind them the names of
     opcheck's tests where not all can be asked for."""
 
-    tolerance: dict[torch.dtype, float]
-    """Largest error relative to the largest entry of a result."""
-
     csrc: str = ""
     """Folder of its kernels, if that has another name than the op."""
 
@@ -60,6 +57,11 @@ class OpCase:
 
     refusal: str = "twice, not three times"
     """What it says to one derivative more; empty if any number can be taken."""
+
+    tolerance: dict[torch.dtype, float] = field(
+        default_factory=lambda: {torch.float32: 1e-5, torch.float64: 1e-13}
+    )
+    """Largest error relative to the largest entry of a result."""
 
     edge_tolerance: dict[torch.dtype, float] = field(default_factory=dict)
     """As `tolerance`, where it must be another for `edges`: sums of very many terms."""

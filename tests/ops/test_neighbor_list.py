@@ -116,7 +116,6 @@ def calls_of_vectors(positions, cell, edge_index, cell_shift, batch):
 TWO = [partial(crystal, 1), partial(crystal, 1, seed=3)]
 MIXED = [partial(crystal, n, 0.1, n) for n in (3, 1, 6)]
 MIXED += [lambda make=make: isolated(*make()) for make in MIXED]
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 # Perfect crystals too, whose shells lie at the cutoff: rounding decides, and alike for every instruction set.
 SHELLS = [partial(crystal, n, noise, n) for n, noise in ((3, 0.1), (1, 0), (6, 0), (4, 0), (5, 0))]
 SHELLS += [lambda make=make: isolated(*make()) for make in SHELLS]
@@ -134,7 +133,6 @@ OP_CASES = [
         elsewhere={"shells at the cutoff": partial(list_inputs, SHELLS, 5.43 / 2**0.5)},
         called={"two crystals": partial(list_inputs, TWO), **EMPTY},
         calls=calls_of_list,
-        tolerance=TOLERANCE,
         refusal="",  # linear
     ),
     OpCase(
@@ -148,7 +146,6 @@ OP_CASES = [
         many={"crystals": partial(vector_inputs, MIXED, 4.5)},
         called={"two crystals": partial(vector_inputs, TWO)},
         calls=calls_of_vectors,
-        tolerance=TOLERANCE,
         refusal="",  # linear
     ),
 ]

@@ -77,7 +77,6 @@ OP_CASES = [
         many={name: partial(inputs, spec, 50, 1500) for name, spec in SPECS.items()},
         called={f"{edges} edges": partial(inputs, TINY, 3, edges) for edges in (0, 5)},
         calls=calls,
-        tolerance={torch.float32: 1e-5, torch.float64: 1e-13},
         isa_eps=50,
     )
 ]
