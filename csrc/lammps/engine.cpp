@@ -159,6 +159,14 @@ Engine::~Engine() = default;
 
 int Engine::cuda_devices() { return at::hasCUDA() ? static_cast<int>(at::getNumGPUs()) : 0; }
 
+std::string Engine::cuda_arch_for(int device, const std::vector<std::string>& archs) {
+  auto& ops = c10::Dispatcher::singleton();
+  const auto capability = ops.findSchemaOrThrow("uqforce::cuda_capability", "").typed<int64_t(int64_t)>();
+  const auto arch_for = ops.findSchemaOrThrow("uqforce::cuda_arch_for", "")
+                            .typed<std::string(int64_t, const std::vector<std::string>&)>();
+  return arch_for.call(capability.call(device), archs);
+}
+
 void Engine::load(const Methods& methods, const std::string& processor, const std::string& device) {
   const std::string& path = impl_->path;
   impl_->device = at::Device(device);

@@ -77,6 +77,8 @@ class Engine {
   void load(const Methods& methods, const std::string& processor, const std::string& device);
   std::string build() const;  // of the op library, JSON
   static int cuda_devices();  // that libtorch sees
+  // Which of `archs`, those of the op library, one of them runs: "sm_90", "compute_90" (PTX), "" for none.
+  static std::string cuda_arch_for(int device, const std::vector<std::string>& archs);
 
   // `exchange`: ghosts' features come from their owners, otherwise ghosts have edges. `communication` is null
   // of a process that is alone and has no ghosts.

@@ -50,9 +50,11 @@ ModelFile::ModelFile(const std::string& path, const std::string& metadata, const
   }
 }
 
-std::string choose_device(const std::string& wanted, const ModelFile& file, int devices, int local_rank) {
-  const bool kernels = !file.cuda_archs.empty();
-  if (wanted == "cpu" || (wanted == "auto" && (devices == 0 || !kernels || file.compiled))) return "cpu";
+std::string choose_device(const std::string& wanted, const ModelFile& file,
+                          const std::vector<std::string>& device_archs, int local_rank) {
+  const int devices = static_cast<int>(device_archs.size());
+  const bool kernels = !file.cuda_archs.empty(), automatic = wanted == "auto";
+  if (wanted == "cpu" || (automatic && (devices == 0 || !kernels || file.compiled))) return "cpu";
   if (file.compiled) {
     throw std::runtime_error("an AOTInductor file was compiled for the cpu: leave out `device " + wanted +
                              "`, or export to TorchScript");
@@ -62,14 +64,22 @@ std::string choose_device(const std::string& wanted, const ModelFile& file, int 
                              " was asked for, but uqforce was built without CUDA kernels: install it where "
                              "nvcc is found, or leave it out");
   }
-  const int number = wanted.rfind("cuda:", 0) == 0 ? std::stoi(wanted.substr(5)) : -1;
-  if (devices == 0 || number >= devices) {
+  const int asked = wanted.rfind("cuda:", 0) == 0 ? std::stoi(wanted.substr(5)) : -1;
+  if (devices == 0 || asked >= devices) {
     throw std::runtime_error(
         fmt::format("device {} was asked for, but libtorch sees {} CUDA device(s) here: a torch built for "
                     "CUDA and its driver are needed",
                     wanted, devices));
   }
-  return fmt::format("cuda:{}", number >= 0 ? number : local_rank % devices);
+  const int number = asked >= 0 ? asked : local_rank % devices;
+  if (!device_archs[number].empty()) return fmt::format("cuda:{}", number);
+  if (automatic) return "cpu";
+  std::string archs;
+  for (const std::string& arch : file.cuda_archs) archs += (archs.empty() ? "" : " ") + arch;
+  throw std::runtime_error(fmt::format(
+      "device {} was asked for, but uqforce was built for {}, which card {} does not run: rebuild "
+      "it there, see UQFORCE_CUDA_ARCHS",
+      wanted, archs, number));
 }
 
 }  // namespace uqforce::lammps

@@ -34,7 +34,10 @@ struct ModelFile {
 };
 
 // Where a rank computes: "cpu" or "cuda:K". `wanted` is "auto", "cpu", "cuda" or "cuda:K"; of several devices
-// a rank takes that of its number on its machine. std::runtime_error where it cannot be had.
-std::string choose_device(const std::string& wanted, const ModelFile& file, int devices, int local_rank);
+// a rank takes that of its number on its machine. `device_archs` has, for each device, what of the op library
+// it runs (Engine::cuda_arch_for): with "auto" a rank of a device that runs nothing computes on the cpu.
+// std::runtime_error where it cannot be had.
+std::string choose_device(const std::string& wanted, const ModelFile& file,
+                          const std::vector<std::string>& device_archs, int local_rank);
 
 }  // namespace uqforce::lammps

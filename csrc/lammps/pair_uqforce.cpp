@@ -138,7 +138,11 @@ void PairUqforce::read(const std::string& path) {
   delete[] pvector;
   nextra = uncertainties_.size();
   pvector = new double[nextra]();
-  device_ = choose_device(wanted_device_, *file_, Engine::cuda_devices(), rank);
+  device_archs_.clear();
+  for (int device = 0; !file_->cuda_archs.empty() && device < Engine::cuda_devices(); ++device) {
+    device_archs_.push_back(Engine::cuda_arch_for(device, file_->cuda_archs));
+  }
+  device_ = choose_device(wanted_device_, *file_, device_archs_, rank);
   engine_->load(file_->methods, file_->processor, device_);
 }
 
@@ -162,7 +166,10 @@ std::string PairUqforce::description(const std::string& path) const {
     kernels = fmt::format(
         "CUDA kernels ({}) on {} and, of other ranks, the machine's {} devices in turn; they have been "
         "tested in emulation only: compare with `device cpu`;",
-        utils::join_words(file_->cuda_archs, " "), device_, Engine::cuda_devices());
+        device_archs_[std::stoi(device_.substr(5))], device_, device_archs_.size());
+  } else if (wanted_device_ == "auto" && !device_archs_.empty() && !file_->compiled) {
+    kernels += fmt::format(", because a CUDA device here does not run what was built ({})",
+                           utils::join_words(file_->cuda_archs, " "));
   }
   if (exchange_) {
     scheme = "features exchanged between layers";

@@ -60,6 +60,7 @@ class PairUqforce : public Pair {
   int chunk_ = 0;         // own atoms at a time; 0: all
   int every_ = 1;         // steps between uncertainties
   std::string wanted_device_ = "auto", device_;
+  std::vector<std::string> device_archs_;  // what each device of this machine runs of the op library
 
   std::unique_ptr<uqforce::lammps::Engine> engine_;
   std::unique_ptr<uqforce::lammps::ModelFile> file_;

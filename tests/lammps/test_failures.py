@@ -86,7 +86,7 @@ def test_input(lammps, models, tmp_path, changes, sentence):
 def test_a_device_that_is_not_there(lammps, models, tmp_path, device):
     """No run on the CPU instead."""
     built = build_info()["cuda_archs"] is not None
-    sentence = "libtorch sees 0 CUDA device(s) here" if built else "was built without CUDA kernels"
+    sentence = "libtorch sees 0 CUDA device(s) here" if built else "uqforce was built without CUDA kernels"
     changes = {"uqforce exchange": f"uqforce device {device}"}
     fails(lammps, tmp_path, models(), f"device {device} was asked for, but {sentence}", **changes)
 
