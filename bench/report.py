@@ -112,23 +112,31 @@ def scaling(entries: list[dict]) -> list[str]:
     return lines
 
 
+def measured(result: dict) -> list[dict]:
+    """The cases of a result that did not fail."""
+    return [entry for entry in result["cases"] if "error" not in entry]
+
+
 def section(result: dict) -> str:
     documentation = ast.get_docstring(ast.parse((HERE / f"{result['name']}.py").read_text()))
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     built = machine["uqforce"]
-    others = [entry["other_work"] for entry in result["cases"]]
+    entries = measured(result)
+    others = [entry["other_work"] for entry in entries]
     facts = (
         f"`{result['command']}` on {machine['cpu']}, {machine['cores']} cores ({built['instruction_set']}), "
         f"commit {machine['commit']}, torch {built['torch']}, Python {machine['python']}, {versions}; "
-        f"others used {min(others)} to {max(others)} cores."
+        f"others used {min(others, default=0)} to {max(others, default=0)} cores."
     )
     head = "| case | uqforce | fastest rival | times faster | ceiling | peak, MB |\n|---|---|---|---|---|---|"
-    missing = sorted({row["rival"] for entry in result["cases"] for row in entry["rows"] if "error" in row})
-    parts = [f"## {result['name']}", documentation, facts, "\n".join([head, *map(line, result["cases"])])]
+    missing = sorted({row["rival"] for entry in entries for row in entry["rows"] if "error" in row})
+    parts = [f"## {result['name']}", documentation, facts, "\n".join([head, *map(line, entries)])]
     if missing:
         parts.append(f"Not measured, because not installed: {'; '.join(missing)}.")
-    if lines := scaling(result["cases"]):
+    if failed := [entry for entry in result["cases"] if "error" in entry]:
+        parts.append("\n".join(f"- Failed: {entry['case']}: {entry['error']}" for entry in failed))
+    if lines := scaling(entries):
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -137,7 +145,7 @@ def losses(results: list[dict]) -> str:
     """Cases in which a rival is faster or needs less memory than we do, or that miss what we aim at."""
     lines = []
     for result in results:
-        for entry in result["cases"]:
+        for entry in measured(result):
             ours, rivals = split(entry)
             if not rivals:
                 continue

@@ -1,8 +1,9 @@
 """Run the benchmarks `python bench/run.py [NAME ...]`; bench/NAME.py has `cases() -> Iterable[Case]`.
 
 Prints a table per case and writes bench/results/<machine>/NAME.json with the machine's facts, or one NAME to
-the file of --json. `ratio` is the time of a rival over ours. "ceiling" is the share of the time that the
-counted bytes or operations would take at the best bandwidth and matrix product measured in the same run.
+the file of --json, anew after every case: what fails stands there with its error, and the others go on.
+`ratio` is the time of a rival over ours. "ceiling" is the share of the time that the counted bytes or
+operations would take at the best bandwidth and matrix product measured in the same run.
 "CPU" is the time that the process's threads computed: with one thread less than "ms" by what the machine
 spent on others, with a busy machine the fairer figure. `other_work` is the number of cores that others used.
 """
@@ -10,16 +11,20 @@ spent on others, with a busy machine the fairer figure. `other_work` is the numb
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMON = ("run", "measure", "timing", "remote", "systems", "report", "plots", "test_regressions")
+COMMON = (
+    "run", "measure", "records", "timing", "remote", "systems", "report", "plots", "test_regressions",
+    "device_sizes",
+)  # fmt: skip
 QUICK_SECONDS, SECONDS = 0.15, 1.0
+FAILED, LOST = 1, 3  # exit status of measure.py; after LOST the rest needs a new process
 
 
 def parse() -> argparse.Namespace:
@@ -49,17 +54,36 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def measured(args: argparse.Namespace, name: str, threads: int, scratch: Path) -> dict:
-    """measure.py's result: in a new process, because libraries read the number of threads when loaded."""
-    output = scratch / "measured.json"
-    options = {"name": name, "output": str(output)}
-    options |= {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick", "limit")}
-    number = str(threads)
+def measure(args: argparse.Namespace, name: str, threads: int, add: bool, scratch: Path) -> tuple[list, list]:
+    """Measure in a new process, because libraries read the number of threads when loaded.
+
+    A process that crashed, or lost its device to an error, is followed by one for the cases after that.
+
+    Returns:
+        The entries of the file of results, and a line for everything of this run that failed.
+    """
+    progress_file, number = scratch / "progress.json", str(threads)
+    progress_file.unlink(missing_ok=True)
     variables = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
     variables["UQFORCE_BENCH_SCRATCH"] = str(scratch)
-    command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]
-    subprocess.run(command, env={**os.environ, **variables}, check=True)
-    return json.loads(output.read_text())
+    options = {key: getattr(args, key) for key in ("only", "ours", "seconds", "quick")}
+    options |= {"name": name, "command": shlex.join(["python", "bench/run.py", *sys.argv[1:]])}
+    options |= {"output": str((args.json or args.output).resolve()), "progress": str(progress_file)}
+    done, start, goes_on = [], time.monotonic(), True
+    while goes_on:
+        options |= {"add": add or bool(done), "done": done}
+        options["limit"] = None if args.limit is None else args.limit - (time.monotonic() - start)
+        command = [sys.executable, str(HERE / "measure.py"), json.dumps(options)]
+        status = subprocess.run(command, env={**os.environ, **variables}).returncode
+        progress = json.loads(progress_file.read_text()) if progress_file.exists() else {"done": []}
+        before, done = done, progress["done"]
+        goes_on = (status == LOST or status < 0) and len(done) > len(before)
+    entries = json.loads(Path(progress["path"]).read_text())["cases"] if done else []
+    ours = [entry for entry in entries if entry["threads"] == threads and entry["case"] in done]
+    wrong = [f"{name}, {entry['case']}: {entry['error']}" for entry in ours if "error" in entry]
+    if status not in (0, FAILED):
+        wrong.append(f"{name}: exit status {status} after {done[-1] if done else 'no case'}")
+    return entries, wrong
 
 
 def scaling(name: str, entries: list[dict]) -> str:
@@ -67,33 +91,26 @@ def scaling(name: str, entries: list[dict]) -> str:
     lines = []
     first = {entry["case"]: entry for entry in reversed(entries)}
     for entry in entries:
-        if entry is not (base := first[entry["case"]]):
+        if entry is not (base := first[entry["case"]]) and not ("error" in entry or "error" in base):
             factor = base["rows"][0]["median_ms"] / entry["rows"][0]["median_ms"]
             lines.append(f"  {factor:5.2f}x with {entry['threads']} threads: {entry['case']}")
     return "\n".join([f"{name}, uqforce against {entries[0]['threads']} thread", *lines, ""]) if lines else ""
 
 
-def main() -> None:
-    args = parse()
-    command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
+def main() -> int:
+    args, failed = parse(), []
     with tempfile.TemporaryDirectory(prefix="uqforce-bench-") as temporary:
         scratch = (args.scratch or Path(temporary)).resolve()
         scratch.mkdir(parents=True, exist_ok=True)
         for name in args.names:
-            runs = [measured(args, name, threads, scratch) for threads in args.threads]
-            cases = [case for run in runs for case in run["cases"]]
-            print(scaling(name, cases), end="", flush=True)
-            machine = runs[0]["machine"]
-            folder = re.sub(r"[^a-z0-9]+", "-", (machine["gpu"] or machine["cpu"]).lower()).strip("-")
-            path = args.json or args.output / folder / f"{name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if args.add and path.exists():
-                before, again = json.loads(path.read_text()), {(new["case"], new["threads"]) for new in cases}
-                kept = [old for old in before["cases"] if (old["case"], old["threads"]) not in again]
-                cases, command = kept + cases, f"{before['command']}; {command}"
-            result = {"name": name, "command": command, "machine": machine, "cases": cases}
-            path.write_text(json.dumps(result, indent=1) + "\n")
+            for turn, threads in enumerate(args.threads):
+                entries, wrong = measure(args, name, threads, args.add or turn > 0, scratch)
+                failed += wrong
+            print(scaling(name, entries), end="", flush=True)
+    if failed:
+        print("\n".join(["failed:", *(f"  {line}" for line in failed)]), file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

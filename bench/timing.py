@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import time
@@ -141,7 +142,7 @@ def ceilings(device: str = "cpu") -> dict[str, float]:
     values = torch.ones((1024 if cuda else 64) << 20, device=device)
     result = {"bytes": (8 if cuda else 4) * len(values) / shortest(values.clone if cuda else values.sum)}
     del values
-    size = 8192 if cuda else 2048
+    size = 8192 if cuda else 128 if os.environ.get("UQFORCE_REHEARSAL") == "1" else 2048
     for dtype in (torch.float32, torch.float64):
         matrix = torch.rand(size, size, dtype=dtype, device=device)
         result[str(dtype).removeprefix("torch.")] = 2 * size**3 / shortest(lambda m=matrix: m @ m)
@@ -219,6 +220,8 @@ def run_case(case: Case, seconds: float, module: str = "") -> list[dict]:
 
 def cuda_peak_bytes(function: Callable[[], object]) -> int:
     """What one call adds to the memory that torch's allocator has in use."""
+    if not torch.cuda.is_available():  # a rehearsal
+        return 0
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     function()
@@ -256,15 +259,17 @@ def machine_facts() -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
+    commit = None
+    if shutil.which("git"):
+        describe = ["git", "describe", "--always", "--dirty"]
+        said = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
+        commit = said.stdout.strip() or None
     return {
         "cpu": model[1] if model else platform.processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "uqforce": uqforce.build_info(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "versions": versions,
     }

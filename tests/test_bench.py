@@ -2,13 +2,15 @@
 
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -107,24 +109,50 @@ def test_cases_have_names_of_their_own_and_ours_comes_first(timing, name):
     assert all(next(iter(case.rivals)).startswith("uqforce") for case in cases)
 
 
-def test_cases_of_a_cuda_device_run(timing, monkeypatch):
-    """On the CPU, with small sizes: what needs a GPU in them is the device's name."""
-    device = importlib.import_module("device")
-    assert torch.cuda.is_available() or not list(device.cases())
-    small = {"DEVICE": "cpu", "EDGES": 560, "ATOMS": 600, "CHUNK": 256, "MODEL_ATOMS": 27, "REPEAT": 1}
-    small |= {"TRAINING": (1, 1), "SEARCH_SECONDS": 0, "cuda_peak_bytes": lambda function: 0}
-    for name, value in small.items():
-        monkeypatch.setattr(device, name, value)
-    monkeypatch.setattr(timing, "ceilings", lambda device: {"bytes": 1e9, "float32": 1e9})
-    monkeypatch.setattr(timing, "cuda_peak_bytes", lambda function: 0)
-    names = set()
-    for case in device.cases():
-        names.add(case.name.split(",")[0].split()[0])
-        for row in timing.run_case(case, seconds=0):
-            assert "median_ms" in row or row["error"].startswith("not installed"), row
-    assert names == {
-        *("mixture", "neighbour", "convolution", "model", "training", "inference", "force", "largest")
+def test_a_case_that_fails_loses_no_other(tmp_path):
+    """An exception, a crash of the process, and an exception where cases are made; a machine without git."""
+    for name in ("run", "measure", "records", "timing", "remote"):
+        shutil.copy(BENCH / f"{name}.py", tmp_path)
+    (tmp_path / "faulty.py").write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            from timing import Case
+
+            def fails():
+                raise ValueError("on purpose")
+
+            def crashes():
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+            def cases():
+                for name, function in {"first": int, "bad": fails, "fatal": crashes, "last": int}.items():
+                    yield Case(name, "wink", 1, {"uqforce": lambda function=function: function})
+                raise RuntimeError("no more of them")
+            """
+        )
+    )
+    environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(BENCH.parent)}
+    command = [sys.executable, tmp_path / "run.py", "faulty", "--seconds", "0", "--output", tmp_path]
+    done = subprocess.run([*command, "--threads", "1", "2"], env=environment, capture_output=True, text=True)
+    (path,) = tmp_path.glob("*/faulty.json")
+    result = json.loads(path.read_text())
+    assert result["machine"]["commit"] is None
+    wrong = [
+        ("first", None),
+        ("bad", "ValueError: on purpose"),
+        ("fatal", "the process ended in this case"),
+        ("last", None),
+        ("the cases after those above", "RuntimeError: no more of them"),
+    ]
+    found = {(entry["case"], entry["threads"]): entry for entry in result["cases"]}
+    assert {key: entry.get("error") for key, entry in found.items()} == {
+        (case, threads): error for case, error in wrong for threads in (1, 2)
     }
+    assert all(found[case, 1]["rows"][0]["calls"] == 3 for case in ("first", "last"))
+    assert done.returncode == 1
+    for case, error in wrong:
+        assert error is None or done.stderr.count(f"  faulty, {case}: {error}\n") == 2, done.stderr
 
 
 def test_json_takes_one_name(tmp_path):
@@ -184,6 +212,11 @@ def test_report_of_a_quiet_and_of_a_busy_machine(report, tmp_path):
     (folder / "gmm_nll.json").write_text(json.dumps(result(0.2, 1, [ours, *rivals], against="slow")))
     assert "| 2 (4.5, aim 3.0: slow) |" in (text := report.page(tmp_path))
     assert "short of" not in text
+
+    broken = result(0.2, 1, [ours, *rivals])
+    broken["cases"].append({"case": "sleep", "threads": 1, "error": "ValueError: late", "rows": []})
+    (folder / "gmm_nll.json").write_text(json.dumps(broken))
+    assert "- Failed: sleep: ValueError: late" in report.page(tmp_path)
 
     (folder / "gmm_nll.json").write_text(json.dumps(result(0.6, 1, [ours, *rivals])))
     assert "| nap † | 1 ms, 500 us/wink | 2 ms, slow | 2 (aim 3.0) | 50% | 8 / 6 |" in report.page(tmp_path)
