@@ -8,21 +8,25 @@
 #   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
 #   make lint        ruff, clang-format and mypy, on all files
 #   make build       the environment in .venv and the extension, no more
+#   make device-library   in .device/, what a machine with a GPU and without network needs: a library for its torch
+#                    and card, and wheels (DEVICE=--help: for which; half an hour on one core)
 #   make clean       removes what was built, `make distclean` the environment too
 #
 # Variables: PYTHON (an interpreter, 3.10 to 3.13), TORCH (a pip requirement), VENV, BENCH (options of
-# bench/run.py), and the build's own UQFORCE_CUDA, UQFORCE_CUDA_ARCHS, CUDA_HOME and MAX_JOBS (see docs/building.md).
+# bench/run.py), DEVICE (options of bench/device/prebuild.py) and DEVICE_PYTHON (the interpreter of the machine
+# with the GPU, python3.12), and the build's own UQFORCE_CUDA, UQFORCE_CUDA_ARCHS, CUDA_HOME and MAX_JOBS (see docs/building.md).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+DEVICE_PYTHON ?= python3.12
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(shell find csrc -type f) setup.py uqforce/_version.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test quick test-slow test-cpp bench lint build clean distclean
+.PHONY: demo test quick test-slow test-cpp bench lint build device-library clean distclean
 
 demo: build
 	$(BIN)/python examples/demo/run.py
@@ -48,6 +52,9 @@ bench: build $(VENV)/.bench $(VENV)/mace/.installed
 lint: build
 	$(BIN)/pre-commit run --all-files
 	$(BIN)/mypy
+
+device-library:
+	$(DEVICE_PYTHON) bench/device/prebuild.py $(DEVICE)
 
 build: $(VENV)/.built $(VENV)/.installed $(VENV)/.lammps
 
