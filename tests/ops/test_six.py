@@ -91,6 +91,19 @@ def test_edges_non_contiguous(case, sample, device):
     assert_same_bits(*results)
 
 
+@every("samples", lambda case: case.order > 0)
+def test_edges_expanded_cotangents(case, sample, device):
+    """What the sum of a result hands back: one number, with strides of 0."""
+    arguments = placed(sample(), torch.float64, device)
+    inputs = [arguments[k].requires_grad_() for k in case.differentiable]
+    results = case.op(*arguments)
+    smooth = [t for t in ([results] if torch.is_tensor(results) else results) if t.requires_grad]
+    expanded = [t.new_ones(()).expand_as(t) for t in smooth]
+    dense = [torch.ones_like(t) for t in smooth]
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    assert_same_bits(*(torch.autograd.grad(smooth, inputs, ones, **options) for ones in (expanded, dense)))
+
+
 @every("many")
 def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, sample, dtype, device, cuda_kernels):
     arguments = placed(sample(), dtype, device)
