@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "uqforce"
 ORDER = ["ops", "data", "model", "evaluation", "uncertainty", "training", "exporting", "engines", "cli"]
-SHARED = ["device", "errors", "files"]  # modules beside the rooms, which import no room
+SHARED = ["ahead_of_time", "device", "errors", "files"]  # modules beside the rooms, which import no room
 ROOMS = [*ORDER, *SHARED, "reference"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from uqforce.data.batch import Batch, collate
 from uqforce.errors import InputError
@@ -55,14 +56,17 @@ def ordered_batches(
     device: torch.device | str | None = None,
     rank: int = 0,
     world_size: int = 1,
+    title: str | None = None,
 ) -> Iterator[Batch]:
     """Yield a data set as batches in its own order, which is how models are evaluated over it.
 
-    The arguments are those of `batches`; shares without structures are left out.
+    The arguments are those of `batches`; shares without structures are left out. With a `title` a terminal
+    shows how far it is, after a second.
 
     Example:
         >>> atoms = sum(len(batch.positions) for batch in ordered_batches(dataset, 8))
     """
-    for share in batches(structures, batch_size, 0, 0, rank, world_size, shuffle=False):
+    shares = batches(structures, batch_size, 0, 0, rank, world_size, shuffle=False)
+    for share in tqdm(shares, title, leave=False, delay=1, disable=True if title is None else None):
         if share:
             yield collate([structures[i] for i in share]).to(device)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from uqforce import ops
 from uqforce.data.batch import Batch
@@ -230,7 +231,8 @@ def _write(file: BinaryIO, frames: Sequence[Frame], identity: dict) -> None:
     for array in arrays.values():
         _write_aligned(file, array.tobytes())
     offsets = arrays["edge_offsets"]  # known, and written again, when all edges are
-    for i, frame in enumerate(frames):
+    bar = tqdm(frames, "neighbour lists", leave=False, delay=1, disable=None)
+    for i, frame in enumerate(bar):
         edges = _edges(frame, identity["cutoff"])
         file.write(edges.tobytes())
         offsets[i + 1] = offsets[i] + len(edges)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from uqforce.data import Frame, Keys, Units, check_types, read_frames
 from uqforce.device import choose_device
@@ -45,7 +46,7 @@ def predict_frames(
     type_names = metadata["type_names"]
     check_types(frames, type_names)
     parts = []
-    for group in batches(frames):
+    for group in tqdm(list(batches(frames)), "evaluating", leave=False, delay=1, disable=None):
         sizes = torch.tensor([len(frame) for frame in group])
         batch = torch.arange(len(group)).repeat_interleave(sizes).to(device)
 

@@ -12,6 +12,7 @@ from uqforce._library import LIBRARY_PATH, build_info
 from uqforce._version import __version__
 from uqforce.device import describe_cards
 from uqforce.exporting.opening import open_model
+from uqforce.model import load_model
 
 
 def kernels() -> dict[str, list[str]]:
@@ -60,15 +61,16 @@ def describe_model(path: str | os.PathLike, everything: bool = False) -> list[st
 
     Raises: FileNotFoundError, ModelFileError.
     """
-    module, metadata = open_model(path)
+    model: Any = load_model(path) if Path(path).suffix == ".uqf" else path
+    _, metadata = open_model(model)
     if everything:
         entries = flatten(metadata)
     else:
-        entries = {"file": f"{path}, {Path(path).stat().st_size / 1e6:.1f} MB"} | dict(
-            card_in_words(metadata)
-        )
-        weights = sum(parameter.numel() for parameter in module.parameters())
-        entries["file"] += f", {weights} weights" if weights else ""
+        entries = {"file": f"{path}, {Path(path).stat().st_size / 1e3:.0f} kB"}
+        if model is not path:
+            metadata = metadata | {"tabulation": {}}  # made when it was opened
+            entries["file"] += f", {sum(parameter.numel() for parameter in model.parameters())} weights"
+        entries |= dict(card_in_words(metadata))
         entries["more"] = f"`uqforce info {path} --all`"
     width = max(map(len, entries))
     return [f"{name:<{width}}  {value}" for name, value in entries.items()]

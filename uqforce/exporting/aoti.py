@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from uqforce.ahead_of_time import compile_module
 from uqforce.errors import InputError, ModelFileError
 from uqforce.model import InferencePotential, sample_structure
 
-# Our kernels have the threads; between them a loop over atoms is short, and one thread adds in one order.
-OPTIONS = {"aot_inductor.package": True, "cpp.threads": 1}
 CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # of a processor, as torch names them, each with those before
 
 
@@ -75,12 +75,9 @@ def compile_method(
     """The files of a package's method, compiled for tensors like `arguments` with the `shapes` dynamic."""
     import torch.fx.experimental._config as symbolic_shapes
 
-    options = OPTIONS | ({"aot_inductor.metadata": described} if described else {})
     # No size is special, not even 0 or 1.
-    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):
-        program = torch.export.export(method, arguments, dynamic_shapes=shapes)
-        files = torch._inductor.aot_compile(program.module(), arguments, options=options)
-    return [file for file in files if not str(file).endswith(".cpp")]
+    with symbolic_shapes.patch(backed_size_oblivious=True):
+        return compile_module(method, arguments, shapes, described)
 
 
 def compile_package(module: nn.Module, path: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +93,7 @@ def compile_package(module: nn.Module, path: Path, description: dict[str, Any]) 
         "methods": {name: method.names for name, method in made.items()},
         "processor": torch.backends.cpu.get_cpu_capability(),
     }
-    for name, method in made.items():
+    for name, method in tqdm(made.items(), "compiling", leave=False, disable=None):
         # Lengths that nothing else has, lest two be taken for one: 2 structures, 37 of 54 atoms.
         arguments = (*edges_and_atoms, torch.zeros(2 if name == "forward" else 37))
         files[name] = compile_method(method, arguments, shapes)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uqforce.errors import ExportError
+from uqforce.errors import ExportError, InstallationError
 
 if TYPE_CHECKING:
     from uqforce.model import Ensemble, Potential
@@ -21,14 +21,15 @@ class Format(NamedTuple):
 
     suffixes: str
     readers: str
+    needs: str = ""  # what pip installs for it
 
 
 FORMATS = {
     "torchscript": Format("*.pt", "Python, C++, ASE, LAMMPS, torch-sim"),
     "aoti": Format("*.pt2", "the same, compiled for this kind of processor"),
-    "nequip": Format("*.nequip.pth, *.nequip.pt2", "pair_nequip_allegro"),
-    "metatomic": Format("*.pt", "metatomic's engines"),
-    "nequip-state": Format("*.ckpt", "nequip, the network alone"),
+    "nequip": Format("*.nequip.pth, *.nequip.pt2", "pair_nequip_allegro", "uqforce[nequip]"),
+    "metatomic": Format("*.pt", "metatomic's engines", "metatomic-torch"),
+    "nequip-state": Format("*.ckpt", "nequip, the network alone", "uqforce[nequip]"),
 }
 
 
@@ -53,6 +54,7 @@ def export(
         FileNotFoundError, ModelFileError: there is no such model.
         ExportError: another format, or the file does not run or gives other numbers; nothing is left behind.
         ModelError: no table is as exact as `tabulation`.
+        InstallationError: a package that the format needs is not installed, or there is no compiler.
 
     Example:
         >>> import uqforce
@@ -65,6 +67,18 @@ def export(
     if format not in FORMATS:
         raise ExportError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     potential = model if isinstance(model, Potential | Ensemble) else load_model(model)
+    try:
+        return _write(potential, path, format, tabulation)
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            f"format {format} needs {error.name}, which is not installed: "
+            f"pip install '{FORMATS[format].needs}'"
+        ) from error
+
+
+def _write(
+    potential: Potential | Ensemble, path: str | os.PathLike, format: str, tabulation: float | None
+) -> dict[str, Any]:
     if format == "nequip-state":
         return _nequip_state(potential, path, tabulation)
     if format == "nequip":

@@ -61,7 +61,7 @@ def predict_dataset(
     names, device = list(names), next(model.parameters()).device
     parts = []
     with evaluating(model):
-        for batch in ordered_batches(dataset, batch_size, device):
+        for batch in ordered_batches(dataset, batch_size, device, title="evaluating"):
             prediction = predict(model, batch)
             found = {name: getattr(prediction, name) for name in names}
             parts.append({name: value for name, value in found.items() if value.numel()})

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from uqforce.ahead_of_time import check_compiler, compile_module
 from uqforce.data import Batch
-from uqforce.errors import ConfigError
+from uqforce.errors import ConfigError, InstallationError
 from uqforce.model import Potential
 from uqforce.model.predict import predict_members
 from uqforce.training.config_sections import LossConfig
@@ -25,23 +26,8 @@ from uqforce.training.loss import PROPERTIES, Measure, measure_members
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-# Our kernels have the threads; between them a loop over atoms is short, and one thread adds in one order.
-OPTIONS = {"aot_inductor.package": True, "cpp.threads": 1}
 TENSORS = tuple(name for name in Batch._fields if name not in ("pbc", "num_structures"))
 MANY = {"edge_index": 1}  # the dimension whose length depends on the batch, 0 for the other tensors
-
-
-def check_compiler() -> None:
-    """Raises: ConfigError where there is no C++ compiler."""
-    from torch._inductor import cpp_builder
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except RuntimeError as error:
-        raise ConfigError(
-            "compile: true needs a C++ compiler, and none was found: install g++, or name one in the "
-            "environment variable CXX, or set compile: false"
-        ) from error
 
 
 class _Measured(nn.Module):
@@ -67,7 +53,10 @@ class CompiledStep:
     """
 
     def __init__(self, potential: Potential, loss: LossConfig, sample: Batch) -> None:
-        check_compiler()
+        try:
+            check_compiler()
+        except InstallationError as error:
+            raise ConfigError(f"compile: true: {error}, or set compile: false") from error
         measured = _Measured(potential.train(), loss)
         state = {**dict(measured.named_parameters()), **dict(measured.named_buffers())}
         trained = {name for name, tensor in state.items() if tensor.requires_grad}
@@ -108,11 +97,8 @@ class CompiledStep:
             with fake_mode:
                 graph = make_fx(step)(*fakes)
             shapes = tuple({} if size is None else {size: Dim.DYNAMIC} for size in sizes)
-            with torch.no_grad():
-                program = torch.export.export(_Flat(graph), tuple(arguments), dynamic_shapes=(shapes,))
-                files = torch._inductor.aot_compile(program.module(), tuple(arguments), options=OPTIONS)
-        kept = [file for file in files if not str(file).endswith(".cpp")]
-        package_pt2(str(path), aoti_files={"step": kept})
+            files = compile_module(_Flat(graph), arguments, (shapes,))
+        package_pt2(str(path), aoti_files={"step": files})
 
     def __call__(self, batch: Batch, factors: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`Measure.tally` [4,3] of the batch, and the gradients of sum(factors [3] * `Measure.terms`)."""

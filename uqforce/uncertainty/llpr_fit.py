@@ -68,7 +68,7 @@ def fit_rigidity(
     d = potential.network.num_last_features
     of_energy, of_forces = torch.zeros(2, d, d, dtype=torch.float64)
     squares, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    for b in ordered_batches(dataset, batch_size):
+    for b in ordered_batches(dataset, batch_size, title="derivatives"):
         j, atoms = jacobian(potential, b), b.has_forces[b.batch]
         energy, forces = j.energy[b.has_energy], j.forces[atoms].flatten(0, 1)
         of_energy += energy.T @ energy

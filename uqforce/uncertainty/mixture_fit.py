@@ -208,7 +208,7 @@ def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 1
     with torch.no_grad():  # no forces: the network alone
         features = [
             potential.network(*model_arguments(batch)[:3])[1].cpu()
-            for batch in ordered_batches(dataset, batch_size, device)
+            for batch in ordered_batches(dataset, batch_size, device, title="features")
         ]
     return torch.cat(features)
 
