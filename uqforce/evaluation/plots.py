@@ -33,12 +33,12 @@ def plot_parity(comparisons: Sequence["Comparison"], path: Path) -> None:
         )
         for axes, reference, predicted in parts:
             # the first set on top: the later ones usually spread further
-            style = {**POINTS, "s": 6, "color": f"C{number}", "zorder": 3 - 0.01 * number}
+            style = {"markersize": 2.5, "alpha": 0.3, "markeredgewidth": 0, "color": f"C{number}"}
             shown = slice(None, None, -(-max(1, len(reference)) // MOST_POINTS))
             text = label(c)
             if len(reference):
                 text += f": {1e3 * np.sqrt(np.mean((predicted - reference) ** 2)):.1f}"
-            axes.scatter(reference[shown], predicted[shown], label=text, **style)
+            axes.plot(reference[shown], predicted[shown], "o", label=text, zorder=3 - 0.01 * number, **style)
     for axes, name, unit in ((energy, "energy per atom", "eV"), (forces, "force component", "eV/Å")):
         axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
         axes.locator_params(nbins=5)
