@@ -34,7 +34,8 @@ demo: build
 test: build
 	$(PYTEST)
 	$(PYTEST) --emulate tests/ops tests/model/test_inference.py tests/model/test_potential.py \
-		tests/lammps/test_pair.py::test_under_hybrid
+		tests/lammps/test_pair.py::test_under_hybrid \
+		tests/test_device_scripts.py::test_smoke_of_the_emulated_kernels
 
 quick: build
 	$(PYTEST) tests/ops tests/model

@@ -210,6 +210,21 @@ def test_without_a_card_one_line(rehearse):
     assert done.returncode == 1 and "left out     card " in done.stdout and reason in done.stdout
 
 
+def test_smoke_of_the_emulated_kernels(request, tmp_path):
+    """With --emulate: every CUDA kernel, compiled for the host, in the place of the card's."""
+    emulation = getattr(request.config, "emulation", None)
+    if emulation is None:
+        pytest.skip("runs with --emulate")
+    variables = {"UQFORCE_REHEARSAL": "1", "UQFORCE_EMULATION": str(emulation), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "bench")])}
+    done = subprocess.run(
+        [sys.executable, DEVICE / "smoke.py"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.endswith("all right\n"), done.stdout + done.stderr
+    errors = [line.split()[-1] for line in done.stdout.splitlines() if ", float" in line]
+    assert len(errors) == 34 and any(float(error) > 0 for error in errors)
+
+
 CHECK = (
     "machine",
     "packages",
