@@ -5,7 +5,7 @@
 
 Needs the data (docs/results.md says which) in $UQFORCE_DATA/3bpa. Trains each method with the same small
 network (those whose loss is a likelihood, but for the sampler, go on from the plain one), fits mixtures and
-rigidity to the plain one, calibrates on 50 other structures of 300 K, which also chose the best epoch, and
+llpr to the plain one, calibrates on 50 other structures of 300 K, which also chose the best epoch, and
 writes results.json, table.md and comparison.png to runs/uncertainty_3bpa.
 """
 
@@ -69,7 +69,7 @@ METHODS = {
     "dropout": {"uncertainty": "dropout", "model": START},
     "bayes": {"uncertainty": "bayes", "sampler": SAMPLER},
 }
-SCORES = ("mixture", "mixture per type", "rigidity")  # of the plain network
+SCORES = ("mixture", "mixture per type", "llpr")  # of the plain network
 COLUMNS = {  # number -> heading, factor
     "nll": ("NLL", 1), "crps": ("CRPS", 1000), "ence": ("ENCE", 1), "zms": ("mean z²", 1),
     "miscalibration_area": ("area", 1), "coverage_90": ("in 90 %", 1), "sharpness": ("sharpness", 1000),
@@ -114,7 +114,7 @@ def with_score(score: str, dataset: Dataset) -> Path:
     path = OUT / "plain" / f"{score}.uqf"
     if not path.exists():
         potential = load_model(trained("plain"))
-        if score == "rigidity":
+        if score == "llpr":
             fit_rigidity(potential, dataset)
         else:
             fit_potential(potential, dataset, per_type=score == "mixture per type")

@@ -65,7 +65,7 @@ def plot_uncertainty(comparisons: Sequence["Comparison"], name: str, path: Path)
     if name == "nll":
         axes.set_xlabel(f"mixture score of the atom, nll + {-origin:.4g}")
     elif name == "llpr":
-        axes.set_xlabel("rigidity of the atom's energy (eV)")
+        axes.set_xlabel("llpr of the atom's energy (eV)")
     else:
         axes.set_xlabel("predicted uncertainty of the atom's force (eV/Å)")
         axes.axline((1e-2, 1e-2), (1e-1, 1e-1), color="0.4", linewidth=0.8, label="calibrated")
