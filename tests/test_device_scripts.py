@@ -96,6 +96,12 @@ def test_no_part_begins_after_the_end_and_none_outlasts_it(running, tmp_path):
     assert found["late"] == ("left out", "the 3 s are over")
 
 
+def test_a_part_is_told_when_to_begin_nothing_new(running, tmp_path):
+    told = [sys.executable, "-c", "import sys; print(sys.argv[1:])", "--limit", running.LIMIT]
+    assert running.Run("trial", tmp_path, 1000).stages([[running.Part("long", told, 100)]])
+    assert (tmp_path / "long.log").read_text() == "['--limit', '85']\n"
+
+
 def test_the_folder_is_whole_after_every_part(running, tmp_path):
     """The second part sees the results of the first one."""
     look = f"import json; print(json.load(open({str(tmp_path / 'parts.json')!r}))['parts'][0]['outcome'])"

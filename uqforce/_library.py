@@ -55,9 +55,9 @@ def load(library: Path = LIBRARY_PATH) -> None:
 def build_info() -> dict[str, Any]:
     """Return what the compiled library was built from, what it can do and what is in use.
 
-    Keys: `uqforce`, `torch`, `compiler`, `cuda_archs` (None without CUDA kernels), `without_cuda` (ops that
-    have no CUDA kernel; None: all have one), `instruction_sets` (compiled) and `instruction_set` (in use;
-    `UQFORCE_ISA` overrides the choice).
+    Keys: `uqforce`, `torch`, `compiler`, `cuda_archs` (nvcc's names, the last one PTX; None without CUDA
+    kernels), `without_cuda` (ops that have no CUDA kernel; None: all have one), `instruction_sets` (compiled)
+    and `instruction_set` (in use; `UQFORCE_ISA` overrides the choice).
 
     Raises:
         InstallationError: the library is missing or built for another torch.

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from running import Part, Run
+from running import LIMIT, Part, Run
 
 HERE = Path(__file__).parent
 BENCH, ROOT = HERE.parent, HERE.parents[1]
@@ -53,25 +53,25 @@ def check(rehearsal: bool) -> list[list[Part]]:
     return [*prepared(), [Part("smoke", python("smoke.py"), 60, after=("card",))], beside]
 
 
-def measured(name: str, output: Path, seconds: float, *options: str, rehearsal: bool) -> list[str]:
-    """bench/run.py, which begins no case that would not end in time."""
-    each, limit = ("0", seconds - 20) if rehearsal else ("0.2", seconds - 15)
-    command = [sys.executable, str(BENCH / "run.py"), f"device_{name}", "--seconds", each]
-    return [*command, "--limit", str(limit), "--output", str(output), *options]
+def measured(name: str, output: Path, *options: str, rehearsal: bool) -> list[str]:
+    """bench/run.py, which begins no case when the time is nearly over."""
+    command = [sys.executable, str(BENCH / "run.py"), f"device_{name}"]
+    command += ["--seconds", "0" if rehearsal else "0.2", "--limit", LIMIT]
+    return [*command, "--output", str(output), *options]
 
 
 def time(rehearsal: bool, folder: Path) -> list[list[Part]]:
     stages = prepared()
     for name, seconds in MEASURED.items():
-        command = measured(name, folder, seconds, "--ours", rehearsal=rehearsal)
+        command = measured(name, folder, "--ours", rehearsal=rehearsal)
         stages.append([Part(name, command, seconds, after=("card",))])
     profile = Part("profile", python("kernel_profile.py", folder), 40, after=("card",))
     counters = Part("counters", python("counters.py", folder), 70, after=("card",), tool="ncu")
     stages += [[profile], [counters]]
     for name, seconds in (("convolutions", 60), ("others", 40), ("training", 40)):
-        command = measured(name, folder / "rivals", seconds, rehearsal=rehearsal)
+        command = measured(name, folder / "rivals", rehearsal=rehearsal)
         stages.append([Part(f"rivals_{name}", command, seconds, after=("card",))])
-    command = measured("largest", folder, 60, rehearsal=rehearsal)
+    command = measured("largest", folder, rehearsal=rehearsal)
     return [*stages, [Part("largest", command, 60, after=("card",))]]
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from records import write_json
 
 LEFT_OUT = 77  # exit status of a part that cannot run here; the last line it printed says why
+LIMIT = "<limit>"  # in a command: the seconds after which it ought to begin nothing new
 TICK = 0.05
 
 
@@ -136,10 +137,11 @@ class Run:
     def begin(self, part: Part) -> Running:
         log = self.folder / f"{part.name}.log"
         budget = min(part.seconds, self.left())
+        limit = f"{max(budget - 15, 0.5 * budget):.0f}"
         print(f"{self.clock()}  {part.name} begins, {budget:.0f} s at most", flush=True)
         with log.open("w") as file:
             process = subprocess.Popen(
-                part.command,
+                [limit if word == LIMIT else word for word in part.command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -35,7 +35,11 @@ def describe_build(everything: bool = False) -> list[str]:
     """This build in ten lines; with `everything`, also each op and the devices it has kernels for."""
     build = build_info()
     archs = build["cuda_archs"]
-    cuda = f"built for {' '.join(archs)}" if archs else "not built (docs/building.md)"
+    cuda = (
+        f"built for {' '.join(archs)}"
+        if archs
+        else "not built: UQFORCE_CUDA=1 compiles them where nvcc is found (docs/building.md)"
+    )
     lines = [
         f"uqforce           {__version__}",
         f"torch             {torch.__version__} (library built against {build['torch']})",
