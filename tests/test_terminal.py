@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.small_crystals import crystals
-from uqforce.cli import verbs
+from uqforce.cli.verbs import verbs
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {

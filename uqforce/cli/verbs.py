@@ -1,85 +1,29 @@
-"""The command line: one function per verb, which imports what it needs when it is called."""
+"""The verbs of the command line: a function each, which imports what it needs when it is called."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from uqforce._version import __version__
-from uqforce.errors import ConfigError, PluginError, UqforceError
-from uqforce.exporting.formats import FORMATS
-
-EXIT = {"finished": 0, "failed": 1, "usage": 2, "halted": 3, "not finite": 4, "interrupted": 130}
-log = logging.getLogger("uqforce")
-
-# ------------------------------------------------------------------------------------- what verbs have in
-# common
-
-
-class Pair(click.ParamType):
-    """NAME=VALUE."""
-
-    name = "NAME=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        name, equals, text = value.partition("=")
-        if not (name and equals and text):
-            self.fail(f"{value!r} is not of the form {param.metavar if param else self.name}", param, ctx)
-        return name, text
-
-
-def pairs(flag: str, metavar: str, help: str) -> Callable:
-    return click.option(flag, type=Pair(), multiple=True, metavar=metavar, help=f"{help}; may be repeated")
-
-
-def output(help: str, metavar: str = "FILE", required: bool = True) -> Callable:
-    return click.option("-o", "--output", metavar=metavar, required=required, help=help)
-
-
-model_file = click.argument("model", metavar="MODEL")
-data_files = click.argument("data", metavar="DATA...", nargs=-1, required=True)
-overwrite_flag = click.option("--overwrite", is_flag=True, help="replace what -o names where it exists")
-in_place_flag = click.option("--in-place", is_flag=True, help="store it in MODEL itself")
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, or auto: CUDA where machine and build have it",
+from uqforce.cli.options import (
+    EXIT,
+    changes_a_model,
+    data_files,
+    destination,
+    device_option,
+    free,
+    given,
+    model_file,
+    output,
+    overwrite_flag,
+    pairs,
 )
-
-
-def free(path: str, overwrite: bool) -> str:
-    """`path`, where nothing would be lost by writing it. Raises ConfigError."""
-    if Path(path).exists() and not overwrite:
-        raise ConfigError(f"{path} exists: choose another name for -o, or give --overwrite")
-    return path
-
-
-def destination(model: str, output: str | None, in_place: bool, overwrite: bool) -> str:
-    """Where a verb that changes a model writes it. Raises ConfigError."""
-    if in_place == (output is not None):
-        raise ConfigError("give either -o FILE, the model file to write, or --in-place, to store it in MODEL")
-    return model if output is None else free(output, overwrite)
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """The options that the user gave: all others keep the defaults of the function that is called."""
-    return {name: value for name, value in options.items() if value not in (None, ())}
-
-
-# ------------------------------------------------------------------------------------------------------ the
-# verbs
+from uqforce.errors import ConfigError, PluginError
+from uqforce.exporting.formats import FORMATS
 
 
 class InOrder(click.Group):
@@ -146,11 +90,7 @@ def train(config: str, output: str | None, allow_changed_config: bool, trust: bo
 
 
 @verbs.command(short_help="give a model its score, nll or llpr")
-@model_file
-@data_files
-@output("model file to write", required=False)
-@in_place_flag
-@overwrite_flag
+@changes_a_model
 @click.option(
     "--score",
     type=click.Choice(["mixture", "llpr"]),
@@ -194,11 +134,7 @@ def fit(
 
 
 @verbs.command(short_help="make uncertainties agree with errors")
-@model_file
-@data_files
-@output("model file to write", required=False)
-@in_place_flag
-@overwrite_flag
+@changes_a_model
 @click.option(
     "--kind",
     type=click.Choice(["scale", "isotonic", "conformal"]),
@@ -415,71 +351,3 @@ def info(model: str | None, everything: bool) -> None:
 
     lines = describe_build(everything) if model is None else describe_model(model, everything)
     click.echo("\n".join(lines))
-
-
-# ---------------------------------------------------------------------------------------------------- the
-# process
-
-
-class Terminal(logging.Handler):
-    """Shows what the library logs: progress on stdout, warnings on stderr, never through a progress bar."""
-
-    def __init__(self, verb: str) -> None:
-        super().__init__(logging.INFO)
-        self.verb = verb
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        warning = record.levelno >= logging.WARNING
-        text = f"uqforce {self.verb}: {record.getMessage()}" if warning else record.getMessage()
-        tqdm.write(text, file=sys.stderr if warning else sys.stdout)
-
-
-@contextlib.contextmanager
-def shown(verb: str) -> Iterator[None]:
-    """The library's log and warnings on the terminal, as sentences."""
-    handler, level = Terminal(verb), log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-
-    def sentence(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        click.echo(f"uqforce {verb}: {message}", err=True)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = sentence  # type: ignore[assignment]
-            yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit status. A mistake of the user is answered with a sentence."""
-    argv = sys.argv[1:] if argv is None else argv
-    verb = next((word for word in argv if not word.startswith("-")), "")
-    try:
-        with shown(verb):
-            status = verbs.main(argv, prog_name="uqforce", standalone_mode=False)
-            sys.stdout.flush()
-        return status or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(f"uqforce {verb}: interrupted", err=True)
-        return EXIT["interrupted"]
-    except BrokenPipeError:  # whoever read our output has seen enough, as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (UqforceError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            message = f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-        click.echo(f"uqforce {verb}: {message}", err=True)
-        return EXIT["failed"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m uqforce.cli`."""
+
+import sys
+
+from uqforce.cli import main
+
+sys.exit(main())
