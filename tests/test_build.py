@@ -43,18 +43,22 @@ def test_build_info():
     assert info["cuda_archs"] is None or info["cuda_archs"][-1].startswith("compute_")
 
 
+INSTRUCTION_SET = "import uqforce; print(uqforce.build_info()['instruction_set'])"
+
+
+@pytest.fixture(scope="module")
+def best_instruction_set() -> str:
+    return run_python(INSTRUCTION_SET, UQFORCE_ISA="").stdout.strip()
+
+
 @pytest.mark.parametrize("isa", uqforce.build_info()["instruction_sets"])
-def test_instruction_set_is_chosen_by_the_environment(isa):
-    best = uqforce.build_info()["instruction_sets"].index(
-        run_python(
-            "import uqforce; print(uqforce.build_info()['instruction_set'])", UQFORCE_ISA=""
-        ).stdout.strip()
-    )
-    if uqforce.build_info()["instruction_sets"].index(isa) > best:
+def test_instruction_set_is_chosen_by_the_environment(isa, best_instruction_set):
+    sets = uqforce.build_info()["instruction_sets"]
+    if sets.index(isa) > sets.index(best_instruction_set):
         done = run_python("import uqforce; uqforce.build_info()", UQFORCE_ISA=isa)
         assert f"UQFORCE_ISA={isa} but this processor offers" in done.stderr
     else:
-        done = run_python("import uqforce; print(uqforce.build_info()['instruction_set'])", UQFORCE_ISA=isa)
+        done = run_python(INSTRUCTION_SET, UQFORCE_ISA=isa)
         assert done.stdout.strip() == isa
 
 
