@@ -2,7 +2,7 @@
 #
 #   make demo        the main job on real input, from data to halted dynamics (10 minutes on 2 cores)
 #   make test        the tests, CUDA kernels run on the host and C++ driver included (20 minutes on 2 cores)
-#   make quick       the tests of ops and models (1 minute on 2 cores)
+#   make quick       the tests of ops and models, to run while working
 #   make test-slow   the tests marked slow
 #   make test-cpp    of the tests, only the CMake build with its C++ driver
 #   make bench       kernels and models against their rivals, and docs/performance.md (BENCH=--quick: less)
