@@ -384,7 +384,7 @@ def test_time_with_faults_in_the_others(rehearse):
         (["measure.py", "device_convolutions", '"ours": true'], "timing", in_case("W64, forward", HANG)),
         (["measure.py", "device_others", "rivals"], "timing", in_case("mixture", RAISE)),
     ]
-    only = ["--seconds", "400", "--only", *BENCHES, "counters", "rivals_others"]
+    only = ["--seconds", "800", "--only", *BENCHES, "counters", "rivals_others"]
     done, folder, found = rehearse("time", faults, *only, FAULT_OF_ncu="echo no permission; exit 1")
     assert done.returncode == 1
     assert results(folder, "inference") == {"the cases after those above": "ImportError: planted: no ase"}
