@@ -23,7 +23,11 @@ template <typename Result, typename... Args>
 struct Bind<Result(Args...)> {
   template <typename... Names>
   static void to(py::module_& m, const std::string& name, const Names&... names) {
-    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("uqforce::" + name).c_str(), "");
+    overload(m, name, "", names...);
+  }
+  template <typename... Names>
+  static void overload(py::module_& m, const std::string& name, const char* which, const Names&... names) {
+    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("uqforce::" + name).c_str(), which);
     const auto call = [op = op.typed<Result(Args...)>()](Args... args) { return op.call(args...); };
     m.def(name.c_str(), torch::wrap_pybind_function_no_gil(call), names...);
   }
@@ -69,8 +73,9 @@ PYBIND11_MODULE(_C, m) {
                                                               arg("linear_spec"), arg("needs_x") = true);
   Bind<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>::to(
       m, "gmm_nll", arg("features"), arg("means"), arg("precisions_cholesky"), arg("log_weights"));
-  Bind<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt, bool,
-      int64_t)>::to(m, "force_variance", arg("edge_index"), arg("edge_vec"), arg("grad_energy"),
-                    arg("grad_sigma"), arg("batch"), arg("num_structures"), arg("local"), arg("ddof"));
+  Bind<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt, bool, int64_t,
+      int64_t)>::overload(m, "force_variance", "members", arg("edge_index"), arg("edge_vec"),
+                          arg("grad_energy"), arg("grad_sigma"), arg("batch"), arg("num_structures"),
+                          arg("local"), arg("ddof"), arg("members"));
 }

@@ -46,7 +46,7 @@ CALLS = {
         *(*TABULATED[1:], True),
     ),
     "gmm_nll": (random(4, 3), *MIXTURE),
-    "force_variance": (EDGE_INDEX, EDGE_VEC, random(2, E, 3), random(2, E, 3), BATCH, 1, False, 0),
+    "force_variance": (EDGE_INDEX, EDGE_VEC, random(2, E, 3), random(2, E, 3), BATCH, 1, False, 0, 2),
 }
 
 

@@ -23,7 +23,8 @@ std::set<std::string>& names() {
 void register_without_cuda(torch::Library& library, std::initializer_list<const char*> ops) {
   for (const char* op : ops) {
     library.impl(op, torch::CppFunction::makeFromBoxedFunction<&without_cuda>());
-    names().insert(op);
+    const std::string name = op;
+    names().insert(name.substr(0, name.find('.')));  // without the overload's
   }
 }
 

@@ -5,11 +5,13 @@ namespace uqforce::force_variance {
 
 template <typename T>
 struct ResultPointers {
-  T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
+  T *forces, *aleatoric, *epistemic, *virial, *virial_variance, *member_forces, *member_virials,
+      *sigma_virials;
 };
 template <typename T>
 struct CotangentPointers {
-  const T *forces, *aleatoric, *epistemic, *virial, *virial_variance;
+  const T *forces, *aleatoric, *epistemic, *virial, *virial_variance, *member_forces, *member_virials,
+      *sigma_virials;
 };
 template <typename T>
 struct GradientPointers {

@@ -38,13 +38,14 @@ struct Contiguous {
 
   template <typename S>
   Pass<S> pass(typename Types<S>::View r, typename Types<S>::View g, typename Types<S>::View s, bool local,
-               int64_t ddof) const {
+               int64_t ddof, int64_t members) const {
     using T = typename Types<S>::Plain;
     return {r,
             g,
             s,
             batch.const_data_ptr<int64_t>(),
             grad_energy.size(0),
+            members,
             grad_sigma.size(0),
             structures,
             local,
@@ -53,14 +54,22 @@ struct Contiguous {
   }
 
   template <typename T>
-  Pass<T> pass(bool local, int64_t ddof) const {
-    return pass<T>(rows<T>(edge_vec), rows<T>(grad_energy), rows<T>(grad_sigma), local, ddof);
+  Pass<T> pass(bool local, int64_t ddof, int64_t members) const {
+    return pass<T>(rows<T>(edge_vec), rows<T>(grad_energy), rows<T>(grad_sigma), local, ddof, members);
   }
 };
 
-Results empty_results(const Tensor& like, int64_t atoms, int64_t structures) {
-  return {like.new_empty({atoms, 3}), like.new_empty({atoms, 6}), like.new_empty({atoms, 6}),
-          like.new_empty({structures, 3, 3}), like.new_empty({structures, 3, 3})};
+Results empty_results(const Contiguous& in, bool local) {
+  const Tensor& like = in.grad_energy;
+  const int64_t atoms = in.graph.atoms, structures = in.structures;
+  return {like.new_empty({atoms, 3}),
+          like.new_empty({atoms, 6}),
+          like.new_empty({atoms, 6}),
+          like.new_empty({structures, 3, 3}),
+          like.new_empty({structures, 3, 3}),
+          like.new_empty({like.size(0), atoms, 3}),
+          like.new_empty({like.size(0), structures, 3, 3}),
+          like.new_empty({in.grad_sigma.size(0), local ? atoms : structures, 3, 3})};
 }
 
 Gradients empty_gradients(const Contiguous& in) {
@@ -78,6 +87,18 @@ GradientPointers<T> pointers(const Gradients& r) {
   return std::apply([](auto&... t) { return GradientPointers<T>{t.template mutable_data_ptr<T>()...}; }, r);
 }
 
+using Cotangents = std::array<Tensor, std::tuple_size_v<Results>>;
+
+template <typename... Tensors>
+Cotangents contiguous(const Tensors&... tensors) {
+  return {tensors.contiguous()...};
+}
+
+template <typename T>
+CotangentPointers<T> pointers(const Cotangents& c) {
+  return std::apply([](auto&... t) { return CotangentPointers<T>{t.template const_data_ptr<T>()...}; }, c);
+}
+
 // Calls use(T{}) with T of `tensor`.
 template <typename Use>
 void with_type(const Tensor& tensor, Use use) {
@@ -87,8 +108,9 @@ void with_type(const Tensor& tensor, Use use) {
 Results forward_cpu(UQFORCE_INPUTS) {
   check_inputs(UQFORCE_INPUT_NAMES);
   const Contiguous in(UQFORCE_INPUT_NAMES);
-  Results results = empty_results(grad_energy, in.graph.atoms, in.structures);
-  with_type(grad_energy, [&]<typename T>(T) { in.pass<T>(local, ddof).forward(pointers<T>(results)); });
+  Results results = empty_results(in, local);
+  with_type(grad_energy,
+            [&]<typename T>(T) { in.pass<T>(local, ddof, members).forward(pointers<T>(results)); });
   return results;
 }
 
@@ -96,14 +118,10 @@ Gradients backward_cpu(UQFORCE_INPUTS, UQFORCE_COTANGENTS) {
   check_inputs(UQFORCE_INPUT_NAMES);
   check_cotangents(UQFORCE_INPUT_NAMES, UQFORCE_COTANGENT_NAMES);
   const Contiguous in(UQFORCE_INPUT_NAMES);
-  const Tensor c[] = {c_forces.contiguous(), c_aleatoric.contiguous(), c_epistemic.contiguous(),
-                      c_virial.contiguous(), c_virial_variance.contiguous()};
+  const auto c = contiguous(UQFORCE_COTANGENT_NAMES);
   Gradients gradients = empty_gradients(in);
   with_type(grad_energy, [&]<typename T>(T) {
-    in.pass<T>(local, ddof)
-        .backward({c[0].const_data_ptr<T>(), c[1].const_data_ptr<T>(), c[2].const_data_ptr<T>(),
-                   c[3].const_data_ptr<T>(), c[4].const_data_ptr<T>()},
-                  pointers<T>(gradients));
+    in.pass<T>(local, ddof, members).backward(pointers<T>(c), pointers<T>(gradients));
   });
   return gradients;
 }
@@ -113,19 +131,16 @@ Directional double_backward_cpu(UQFORCE_INPUTS, UQFORCE_COTANGENTS, UQFORCE_DIRE
   check_cotangents(UQFORCE_INPUT_NAMES, UQFORCE_COTANGENT_NAMES);
   check_directions(UQFORCE_INPUT_NAMES, UQFORCE_DIRECTION_NAMES);
   const Contiguous in(UQFORCE_INPUT_NAMES);
-  const Tensor c[] = {c_forces.contiguous(), c_aleatoric.contiguous(), c_epistemic.contiguous(),
-                      c_virial.contiguous(), c_virial_variance.contiguous()};
+  const auto c = contiguous(UQFORCE_COTANGENT_NAMES);
   const Tensor u[] = {u_edge_vec.contiguous(), u_grad_energy.contiguous(), u_grad_sigma.contiguous()};
-  Results results = empty_results(grad_energy, in.graph.atoms, in.structures);
+  Results results = empty_results(in, local);
   Gradients gradients = empty_gradients(in);
   with_type(grad_energy, [&]<typename T>(T) {
     const auto pass =
         in.pass<Dual<T>>({rows<T>(in.edge_vec), rows<T>(u[0])}, {rows<T>(in.grad_energy), rows<T>(u[1])},
-                         {rows<T>(in.grad_sigma), rows<T>(u[2])}, local, ddof);
+                         {rows<T>(in.grad_sigma), rows<T>(u[2])}, local, ddof, members);
     pass.forward(pointers<T>(results));
-    pass.backward({c[0].const_data_ptr<T>(), c[1].const_data_ptr<T>(), c[2].const_data_ptr<T>(),
-                   c[3].const_data_ptr<T>(), c[4].const_data_ptr<T>()},
-                  pointers<T>(gradients));
+    pass.backward(pointers<T>(c), pointers<T>(gradients));
   });
   return std::tuple_cat(results, gradients);
 }
@@ -133,7 +148,7 @@ Directional double_backward_cpu(UQFORCE_INPUTS, UQFORCE_COTANGENTS, UQFORCE_DIRE
 }  // namespace
 
 TORCH_LIBRARY_IMPL(uqforce, CPU, m) {
-  m.impl("force_variance", forward_cpu);
+  m.impl("force_variance.members", forward_cpu);
   m.impl("force_variance_backward", backward_cpu);
   m.impl("force_variance_double_backward", double_backward_cpu);
 }

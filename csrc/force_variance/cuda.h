@@ -9,13 +9,13 @@ namespace uqforce::force_variance {
 
 template <typename T>
 struct Problem {
-  int64_t atoms, edges, structures, members, sigma_members;
+  int64_t atoms, edges, structures, rows, members, sigma_members;  // rows of grad_energy
   bool local;
   int64_t ddof;
   bool results, gradients;                             // what is wanted
   bool directional;                                    // of these the derivatives along the directions
   const int64_t *centre, *neighbour, *batch;           // [edges], [edges], [atoms]
-  const T *edge_vec, *grad_energy, *grad_sigma;        // [edges, 3], [members, edges, 3] ...
+  const T *edge_vec, *grad_energy, *grad_sigma;        // [edges, 3], [rows, edges, 3] ...
   const T *u_edge_vec, *u_grad_energy, *u_grad_sigma;  // directions
 };
 

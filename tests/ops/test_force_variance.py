@@ -47,7 +47,7 @@ def random_case(atoms, edges, members, structures, mode, device="cpu", dtype=DOU
 
 def assert_equals_reference(case: dict, tolerance: float, **options) -> ForceVariance:
     exact = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in case.items()}
-    forces, aleatoric, epistemic, virial, virial_variance = reference(**exact, **options)
+    forces, aleatoric, epistemic, virial, virial_variance, *of_members = reference(**exact, **options)
     result = force_variance(**case, **options)
     trace = {"dim1": 1, "dim2": 2}
     pairs = [
@@ -60,6 +60,7 @@ def assert_equals_reference(case: dict, tolerance: float, **options) -> ForceVar
         (result.total_uncertainty, ((aleatoric + epistemic).diagonal(**trace).sum(1) / 3).sqrt()),
         (result.virial, virial),
         (result.virial_epistemic, virial_variance),
+        *zip((result.member_forces, result.member_virials, result.noise_virials), of_members, strict=True),
     ]
     for value, expected in pairs:
         assert value.dtype == case["grad_energy"].dtype
@@ -74,23 +75,23 @@ def inputs(atoms, edges, members, structures, mode, ddof=0, seed=0):
 
 def definition(*arguments) -> tuple[Tensor, ...]:
     """The definition's results in the form of the op's: blocks as xx yy zz yz xz xy, and uncertainties."""
-    forces, aleatoric, epistemic, virial, virial_epistemic = reference(*arguments)
+    forces, aleatoric, epistemic, virial, virial_epistemic, *of_members = reference(*arguments)
     blocks = (aleatoric, epistemic, aleatoric + epistemic)
     variances = [block.diagonal(dim1=1, dim2=2).sum(1) / 3 for block in blocks]
     uncertainties = [torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) for v in variances]
     blocks = [block[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] for block in blocks]
-    return forces, *blocks, *uncertainties, virial, virial_epistemic
+    return forces, *blocks, *uncertainties, virial, virial_epistemic, *of_members
 
 
 def calls(edge_index, edge_vec, grad_energy, grad_sigma, variance, gamma, batch, num_structures, mode, ddof):
     """Every schema of the op, with arguments of its own."""
-    rest = (batch, num_structures, mode == "local", ddof)
+    rest = (batch, num_structures, mode == "local", ddof, len(grad_energy))
     inputs = (edge_vec, grad_energy, grad_sigma)
     results = torch.ops.uqforce.force_variance(edge_index, *inputs, *rest)
     cotangents, directions = [torch.randn_like(t) for t in results], [torch.randn_like(t) for t in inputs]
     yield "force_variance_double_backward", (edge_index, *inputs, *rest, *cotangents, *directions)
     inputs = [t.clone().requires_grad_() for t in inputs]
-    yield "force_variance", (edge_index, *inputs, *rest)
+    yield "force_variance.members", (edge_index, *inputs, *rest)
     yield "force_variance_backward", (edge_index, *inputs, *rest, *cotangents)
 
 
@@ -133,6 +134,37 @@ def test_gamma_shapes(mode, device):
     ):
         result = force_variance(**{**case, "gamma": given})
         torch.testing.assert_close(as_matrix(result.aleatoric), reference(**{**case, "gamma": full})[1])
+
+
+@MODES
+def test_rows_that_are_no_members(mode, device):
+    """They have forces and virials, and derivatives, and no part in mean and covariance."""
+    case = random_case(5, 20, 3, 2, mode, device)
+    names = ("edge_index", "edge_vec", "grad_energy", "grad_sigma", "batch", "num_structures")
+    edge_index, edge_vec, rows, sigma, batch, structures = (case[name] for name in names)
+    op, tail = torch.ops.uqforce.force_variance, (batch, structures, mode == "local", 0)
+    all_rows = op(edge_index, edge_vec, rows, sigma, *tail, 2)
+    members = op(edge_index, edge_vec, rows[:2], sigma, *tail, 2)
+    other = op(edge_index, edge_vec, rows[2:], sigma, *tail, 1)
+    for value, of_members in zip(all_rows[:5], members[:5], strict=True):
+        assert torch.equal(value, of_members)
+    for value, of_members, of_other in zip(all_rows[5:7], members[5:7], other[5:7], strict=True):
+        assert torch.equal(value, torch.cat([of_members, of_other]))
+    inputs = [tensor.requires_grad_() for tensor in (edge_vec, rows, sigma)]
+    assert torch.autograd.gradcheck(lambda r, g, s: op(edge_index, r, g, s, *tail, 2), inputs)
+    assert torch.autograd.gradgradcheck(lambda r, g, s: op(edge_index, r, g, s, *tail, 2), inputs)
+    with pytest.raises(ValueError, match="members is 4, but grad_energy has 3 rows"):
+        op(edge_index, edge_vec, rows, sigma, *tail, 4)
+
+
+@MODES
+def test_what_older_files_call(mode, device, dtype):
+    """Files exported by 0.1.0 call the op without `members`, and take five results."""
+    case = random_case(5, 20, 3, 2, mode, device, dtype)
+    names = ("edge_index", "edge_vec", "grad_energy", "grad_sigma", "batch", "num_structures")
+    inputs = [case[name] for name in names] + [mode == "local", 1]
+    old, new = torch.ops.uqforce.force_variance(*inputs), torch.ops.uqforce.force_variance(*inputs, 3)
+    assert len(old) == 5 and all(torch.equal(a, b) for a, b in zip(old, new[:5], strict=True))
 
 
 def test_members_without_noise(device, dtype):
@@ -244,7 +276,7 @@ def test_derivatives_are_bitwise_the_same_for_any_number_of_threads(mode, device
     centre, neighbour = case["edge_index"]
     case["edge_index"] = torch.stack([centre, torch.where(neighbour % 5 > 0, centre, neighbour)])
     inputs = [case[name] for name in ("edge_index", "edge_vec", "grad_energy", "grad_sigma", "batch")]
-    inputs += [case["num_structures"], mode == "local", 1]
+    inputs += [case["num_structures"], mode == "local", 1, 3]
     generator = torch.Generator().manual_seed(1)
 
     def like(tensors) -> list[Tensor]:
@@ -478,7 +510,7 @@ def test_indices_out_of_range(mode, name, offset, message, device, cuda_kernels)
     case = random_case(6, 40, 3, 2, mode, device)
     case[name] = case[name] + offset
     names = ("edge_index", "edge_vec", "grad_energy", "grad_sigma", "batch", "num_structures")
-    inputs = [*[case[n] for n in names], mode == "local", 0]
+    inputs = [*[case[n] for n in names], mode == "local", 0, 3]
     ops = torch.ops.uqforce
     if not cuda_kernels:
         with pytest.raises(ValueError, match=message):

@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
+def overload(schema: str) -> torch._ops.OpOverload:
+    """The op of a name, or of a name and an overload's, "op.overload"."""
+    name, _, which = schema.partition(".")
+    return getattr(getattr(torch.ops.uqforce, name), which or "default")
+
+
 def every(kind: str, where=lambda case: True):
     """Parametrises a test by `case` and `sample`: all samples of a kind, of the cases that are wanted."""
     return pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_gradients(case, sample, device):
 def test_opcheck(case, sample, device):
     for schema, arguments, *utilities in case.calls(*placed(sample(), torch.float64, device)):
         options = {"test_utils": utilities} if utilities else {}
-        torch.library.opcheck(getattr(torch.ops.uqforce, schema).default, tuple(arguments), **options)
+        torch.library.opcheck(overload(schema), tuple(arguments), **options)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -124,7 +130,7 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, sample, dtyp
 def test_every_schema_has_a_case():
     """What the library offers is what opcheck and the others look at."""
     calls = [call for case in CASES for sample in case.called.values() for call in case.calls(*sample())]
-    called = {schema for schema, *_ in calls}
+    called = {schema.partition(".")[0] for schema, *_ in calls}
     names = {schema.name for schema in torch._C._jit_get_all_schemas()}
     offered = {name.removeprefix("uqforce::") for name in names if name.startswith("uqforce::")}
     of_engines = {"ghost_exchange", "ghost_exchange_vjp", "sum_over_ranks"}  # see test_ghost_exchange.py
@@ -160,9 +166,10 @@ def test_without_cuda(case, sample):
     """A CUDA tensor in a build without CUDA kernels meets one clear sentence."""
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     for schema, arguments, *_ in case.calls(*sample()):
-        sentence = rf"without CUDA kernels for uqforce::{schema}: .*\.cpu\(\)"
+        name = schema.partition(".")[0]
+        sentence = rf"without CUDA kernels for uqforce::{name}: .*\.cpu\(\)"
         with pytest.raises(NotImplementedError, match=sentence):
-            getattr(torch.ops.uqforce, schema).default.redispatch(cuda, *arguments)
+            overload(schema).redispatch(cuda, *arguments)
 
 
 PROGRAM = """

@@ -21,6 +21,10 @@ class ForceVariance(NamedTuple):
     total_uncertainty: Tensor  # [N] eV/A
     virial: Tensor  # [B,3,3] eV, mean over members
     virial_epistemic: Tensor  # [B,3,3] eV^2, variance of each entry over members
+    member_forces: Tensor  # [K,N,3] eV/A
+    member_virials: Tensor  # [K,B,3,3] eV
+    # Derivatives of the standard deviations by strain, negative: [K,B,3,3] eV, or, "local", [K,N,3,3].
+    noise_virials: Tensor
 
 
 def force_variance(
@@ -78,8 +82,11 @@ def force_variance(
     if (grad_sigma is None) != (variance is None):
         raise ValueError("grad_sigma and variance belong together: give both, or None for both")
     sigma = grad_energy.new_zeros(0, grad_energy.size(1), 3) if grad_sigma is None else grad_sigma
-    forces, aleatoric, epistemic, virial, virial_epistemic = torch.ops.uqforce.force_variance(
-        edge_index, edge_vec, grad_energy, sigma, batch, num_structures, mode == "local", ddof
+    members = grad_energy.size(0)
+    forces, aleatoric, epistemic, virial, virial_epistemic, member_forces, member_virials, noise_virials = (
+        torch.ops.uqforce.force_variance(
+            edge_index, edge_vec, grad_energy, sigma, batch, num_structures, mode == "local", ddof, members
+        )
     )
     if variance is not None:
         noise = _noise(variance, gamma, batch, sigma, num_structures, mode)
@@ -95,6 +102,9 @@ def force_variance(
         _uncertainty(total),
         virial,
         virial_epistemic,
+        member_forces,
+        member_virials,
+        noise_virials,
     )
 
 

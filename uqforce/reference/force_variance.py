@@ -15,9 +15,11 @@ def force_variance(
     num_structures: int,
     mode: str = "total",
     ddof: int = 0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """forces [N,3], aleatoric [N,3,3], epistemic [N,3,3], virial [B,3,3] and its variance over members.
 
+    Then what the members say by themselves: forces [K,N,3], virials [K,B,3,3], and the virials of
+    grad_sigma, of structures [K,B,3,3] or, "local", of the atoms' own standard deviations [K,N,3,3].
     Arguments as in `uqforce.ops.force_variance`, gamma in a shape that broadcasts to [K,N].
     """
     members, atoms = grad_energy.shape[0], batch.shape[0]
@@ -44,10 +46,18 @@ def force_variance(
     )
     aleatoric = (structure_noise + noise).mean(0)
 
-    per_edge = -edge_vec[:, :, None] * grad_energy[:, :, None, :]
-    virials = per_edge.new_zeros(members, num_structures, 3, 3).index_add(1, batch[centre], per_edge)
+    virials = _virials(grad_energy, edge_vec, batch[centre], num_structures)
     virial = virials.mean(0)
-    return forces, aleatoric, epistemic, virial, (virials - virial).square().sum(0) / (members - ddof)
+    virial_variance = (virials - virial).square().sum(0) / (members - ddof)
+    whose, count = (batch[centre], num_structures) if mode == "total" else (centre, atoms)
+    noise_virials = _virials(grad_sigma, edge_vec, whose, count)
+    return forces, aleatoric, epistemic, virial, virial_variance, member_forces, virials, noise_virials
+
+
+def _virials(gradient: Tensor, edge_vec: Tensor, whose: Tensor, count: int) -> Tensor:
+    """-sum r x g of the edges that belong to each of `count` structures or atoms, [K,count,3,3]."""
+    per_edge = -edge_vec[:, :, None] * gradient[:, :, None, :]
+    return per_edge.new_zeros(gradient.shape[0], count, 3, 3).index_add(1, whose, per_edge)
 
 
 def _derivative(gradient: Tensor, edge_index: Tensor, atoms: int) -> Tensor:
