@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from uqforce.model import ModelConfig, Potential, Prediction
+from uqforce.model import Graph, ModelConfig, Potential, Prediction
 from uqforce.ops import neighbor_list
 
 TYPES = ["H", "C", "O"]
@@ -44,8 +44,18 @@ def evaluate(potential: torch.nn.Module, system: System) -> Prediction:
     """The prediction, made on `device`, where the potential stays, and brought back to the CPU."""
     positions, cell, pbc, atom_types, batch = (tensor.to(device) for tensor in system)
     n = neighbor_list(positions, cell, pbc, CUTOFF, batch)
-    prediction = potential.to(device)(n.edge_vec, n.edge_index, atom_types, batch, len(cell))
-    return Prediction(*(tensor.cpu() for tensor in prediction))
+    graph = Graph(n.edge_vec, n.edge_index, atom_types, batch, len(cell))
+    prediction = potential.to(device)(graph)
+    found = prediction if isinstance(prediction, dict) else prediction.as_dict()  # a dictionary of a script
+    return Prediction(**{name: tensor.cpu() for name, tensor in found.items()})
+
+
+def assert_same(a: Prediction, b: Prediction) -> None:
+    """The same quantities, to the last bit."""
+    mine, theirs = a.as_dict(), b.as_dict()
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, theirs[name]), name
 
 
 def make_potential(seed: int = 0, **fields) -> Potential:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.model.systems import make_potential
-from uqforce.model import ModelConfig, dropout_heads, sample_structure
+from uqforce.model import Graph, ModelConfig, dropout_heads, sample_structure
 from uqforce.model.dropout import dropout_masks
 from uqforce.model.potential import Potential
 
@@ -26,7 +26,7 @@ def test_a_head_is_the_model_with_its_mask(noise, depth):
     assert (masks == 0).any() and not (masks[0] == masks).all()
     case = sample_structure(potential)
     batch = case[3]
-    predictions = heads.of_members(*case)
+    predictions = heads.of_members(Graph(*case))
     for mask, ours in zip(masks.to(potential.network.dtype), predictions, strict=True):
         potential.dropout_factors = lambda *_, mask=mask: mask.expand(len(batch), -1)
         theirs = potential(*case)
@@ -67,8 +67,8 @@ def test_forces_in_training_are_of_the_masked_energy():
 
 def test_a_scripted_model_trains_with_masks():
     scripted = torch.jit.script(dropped("white").train())
-    case = sample_structure(dropped("white"))
-    assert not torch.equal(scripted(*case).energy, scripted(*case).energy)
+    case = Graph(*sample_structure(dropped("white")))
+    assert not torch.equal(scripted(case)["energy"], scripted(case)["energy"])
 
 
 def test_what_does_not_go_is_named():

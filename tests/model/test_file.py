@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.model.systems import evaluate, make_potential, random_system
+from tests.model.systems import assert_same, evaluate, make_potential, random_system
 from uqforce.errors import ModelFileError
 from uqforce.model import NOISE, load_model, save_model
 from uqforce.model.file import FORMAT_VERSION
@@ -23,8 +23,7 @@ def test_round_trip(potential, tmp_path):
     loaded = load_model(tmp_path / "model.uqf")
     assert loaded.config == potential.config and loaded.card == potential.card and not loaded.training
     system = random_system([5, 4], periodic=True)
-    for mine, theirs in zip(evaluate(potential, system), evaluate(loaded, system)):
-        assert torch.equal(mine, theirs)
+    assert_same(evaluate(potential, system), evaluate(loaded, system))
     assert evaluate(loaded, system).nll.shape == (9,)
 
 
@@ -89,5 +88,4 @@ def test_a_file_of_a_variance_head_is_read(tmp_path):
     save_file(tensors, tmp_path / "old.uqf", metadata={"uqforce": json.dumps(header)})
     system = random_system([5, 4], periodic=True)
     loaded = evaluate(load_model(tmp_path / "old.uqf"), system)
-    for mine, theirs in zip(evaluate(potential, system), loaded):
-        assert torch.equal(mine, theirs)
+    assert_same(evaluate(potential, system), loaded)

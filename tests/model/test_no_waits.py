@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from tests.model.systems import CUTOFF, TYPES, make_potential, random_system
-from uqforce.model import InferencePotential, Potential
+from uqforce.model import Graph, InferencePotential, Potential
 from uqforce.ops import neighbor_list
 
 EACH = 2  # components of a type's mixture
@@ -62,15 +62,19 @@ class Scored(torch.nn.Module):
         self.potential = potential
 
     def forward(self, *arguments):
-        prediction, slope = self.potential.with_nll_gradient(*arguments)
-        return [*prediction, slope]
+        *graph, reduction = arguments
+        out, slope = self.potential.with_nll_gradient(Graph(*graph), reduction)
+        return [*out.values(), slope]
 
 
 class Share(Scored):
-    """`domain` as the module's `forward`."""
+    """A share of a structure as the module's `forward` takes it."""
 
-    def forward(self, *arguments):
-        return list(self.potential.domain(*arguments))
+    def forward(self, edge_vec, edge_index, atom_types, batch, numbers):
+        share = Graph(
+            edge_vec, edge_index, atom_types, batch, 1, parallel=True, exchange=True, numbers=numbers
+        )
+        return list(self.potential.forward(share).values())
 
 
 def on_fake_cuda(module: torch.nn.Module, *arguments) -> list[torch.Tensor]:
@@ -96,15 +100,15 @@ def system() -> tuple:
 @pytest.mark.parametrize("noise", ["none", "total", "local", "local-deep", "white"])
 @pytest.mark.parametrize(
     ("form", "more"),
-    [(Scored, (2, "")), (Scored, (2, "mean")), (Scored, (2, "max")), (Share, (True, True))],
-    ids=["forward", "mean-score", "max-score", "domain"],
+    [(Scored, (2, "")), (Scored, (2, "mean")), (Scored, (2, "max")), (Share, ())],
+    ids=["forward", "mean-score", "max-score", "share"],
 )
 def test_evaluation_waits_for_nothing(noise, form, more):
     edge_vec, edge_index, atom_types, batch = system()
     model = form(InferencePotential(with_everything(noise)))
-    arguments = (edge_vec, edge_index, atom_types, *((len(batch),) if form is Share else (batch,)), *more)
+    arguments = (edge_vec, edge_index, atom_types, batch, *more)
     if form is Share:
-        arguments = (*arguments, torch.arange(len(batch)))
+        arguments = (edge_vec, edge_index, atom_types, torch.zeros_like(batch), torch.arange(len(batch)))
     want, got = model(*arguments), on_fake_cuda(model, *arguments)
     assert len(got) == len(want)
     for a, b in zip(got, want):

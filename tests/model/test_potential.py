@@ -182,7 +182,7 @@ def test_scripted_and_frozen_equal_eager(potential):
     for module in (scripted, torch.jit.freeze(scripted)):
         for _ in range(3):  # the second and third calls run optimised graphs
             prediction = evaluate(module, system)
-        for name, value in eager._asdict().items():
+        for name, value in eager.as_dict().items():
             torch.testing.assert_close(getattr(prediction, name), value, rtol=1e-11, atol=1e-11)
 
 

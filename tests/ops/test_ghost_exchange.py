@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from uqforce.model import InferencePotential, ModelConfig, Potential
+from uqforce.model import Graph, InferencePotential, ModelConfig, Potential
 
 ops = torch.ops.uqforce
 CALLS = {
@@ -96,13 +96,19 @@ def test_arguments(call, error, message):
         call()
 
 
-def test_a_domain_needs_an_engine():
+def share(vec, edges, types, n: int, exchange: bool, numbers=None) -> Graph:
+    """A process's share of a structure, n atoms its own."""
+    batch = torch.zeros(n, dtype=torch.int64)
+    return Graph(vec, edges, types, batch, 1, parallel=True, exchange=exchange, numbers=numbers)
+
+
+def test_a_share_needs_an_engine():
     """No identity where there are ghosts: their features, which nobody brought, would be wrong."""
     config = ModelConfig(type_names=["H"], r_max=3.0, num_layers=2, l_max=1, num_features=[4])
     model = InferencePotential(Potential(config).eval())
     edges = torch.tensor([[0, 0], [1, 2]])
     with pytest.raises(NotImplementedError, match="ghosts outside of a parallel engine"):
-        model.domain(torch.eye(3)[:2], edges, torch.zeros(3, dtype=torch.int64), 1, True, True)
+        model.forward(share(torch.eye(3)[:2], edges, torch.zeros(3, dtype=torch.int64), 1, True))
 
 
 def test_the_energies_of_ghosts_do_not_count():
@@ -114,16 +120,16 @@ def test_the_energies_of_ghosts_do_not_count():
     vec = torch.tensor([[1.0, 0, 0], [0, 1.2, 0], [-1.0, 0, 0], [0, -1.2, 0]], dtype=torch.float64)
     whole = model(vec, edges, types, torch.zeros_like(types), 1)
     for n in (0, 1, 2, 3):
-        domain = model.domain(vec, edges, types, n, False, True)
-        assert torch.equal(domain.energies, whole.energies[:n])
+        domain = model.forward(share(vec, edges, types, n, False))
+        assert torch.equal(domain["energies"], whole.energies[:n])
         slopes = torch.zeros(12, dtype=torch.float64)
         for k, step in enumerate(1e-5 * torch.eye(12, dtype=torch.float64)):
             ahead, behind = (
-                model.domain(vec + sign * step.view(4, 3), edges, types, n, False, True) for sign in (1, -1)
+                model.forward(share(vec + sign * step.view(4, 3), edges, types, n, False)) for sign in (1, -1)
             )
-            slopes[k] = (ahead.energies.sum() - behind.energies.sum()) / 2e-5
-        torch.testing.assert_close(domain.edge_gradient.flatten(), slopes, rtol=1e-6, atol=1e-6)
-    assert torch.equal(domain.edge_gradient, whole.edge_gradient)
+            slopes[k] = (ahead["energies"].sum() - behind["energies"].sum()) / 2e-5
+        torch.testing.assert_close(domain["edge_gradient"].flatten(), slopes, rtol=1e-6, atol=1e-6)
+    assert torch.equal(domain["edge_gradient"], whole.edge_gradient)
 
 
 @pytest.mark.parametrize("noise", ["total", "local", "local-deep", "white"])
@@ -133,5 +139,5 @@ def test_a_process_without_atoms(noise, exchange):
         type_names=["H"], r_max=3.0, num_layers=2, l_max=1, num_features=[4], noise=noise, heads=2
     )
     model, none = InferencePotential(Potential(config).eval()), torch.zeros(0, dtype=torch.int64)
-    domain = model.domain(torch.zeros(0, 3), none.view(2, 0), none, 0, exchange, True, none)
-    assert domain.energies.shape == domain.forces_uncertainty.shape == (0,)
+    domain = model.forward(share(torch.zeros(0, 3), none.view(2, 0), none, 0, exchange, none))
+    assert domain["energies"].shape == domain["forces_uncertainty"].shape == (0,)

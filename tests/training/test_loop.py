@@ -207,7 +207,7 @@ def test_evaluation_leaves_the_potential_as_it_was(trainer):
     flags = [p.requires_grad for p in trainer.potential.parameters()]
     with evaluating(trainer.potential):
         prediction = predict(trainer.potential, collate([trainer.train[0]]))
-        assert not any(value.requires_grad for value in prediction)
+        assert not any(value.requires_grad for value in prediction.as_dict().values())
     assert trainer.potential.training
     assert [p.requires_grad for p in trainer.potential.parameters()] == flags
     assert True in flags and False in flags

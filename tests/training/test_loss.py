@@ -1,5 +1,7 @@
 """Losses against torch.distributions, dense Gaussians and plain formulas; masks; invariance."""
 
+import dataclasses
+
 import pytest
 import torch
 from e3nn.o3 import rand_matrix
@@ -45,15 +47,16 @@ def prediction(batch) -> Prediction:
     b, n = batch.num_structures, len(batch.positions)
     empty = torch.zeros(0)
     slope = torch.randn(n, 3, dtype=torch.float64)
-    fields = dict.fromkeys(Prediction._fields, empty)
-    fields.update(
+    return Prediction(
+        energies=empty,
+        edge_gradient=empty,
+        features=empty,
         energy=torch.randn(b, dtype=torch.float64, requires_grad=True),
         forces=torch.randn(n, 3, dtype=torch.float64, requires_grad=True),
         virial=torch.randn(b, 3, 3, dtype=torch.float64, requires_grad=True),
         energy_uncertainty=torch.rand(b, dtype=torch.float64) + 0.1,
         forces_covariance=slope[:, :, None] * slope[:, None, :] + 0.3 * torch.eye(3, dtype=torch.float64),
     )
-    return Prediction(**fields)
 
 
 def config(kind: str, delta: float = 0.5) -> LossConfig:
@@ -175,7 +178,8 @@ def test_missing_labels_count_nothing_and_leak_no_nan(prediction, batch, kind):
         has_forces=has[has],
         has_stress=has[has],
     )
-    kept_prediction = prediction._replace(
+    kept_prediction = dataclasses.replace(
+        prediction,
         energy=prediction.energy[has],
         forces=prediction.forces[atoms],
         virial=prediction.virial[has],
@@ -201,7 +205,7 @@ def test_structures_without_a_cell_need_no_stress(prediction, batch):
 
 
 def test_likelihood_without_noise_says_what_to_do(prediction, batch):
-    without = prediction._replace(energy_uncertainty=torch.zeros(0), forces_covariance=torch.zeros(0))
+    without = dataclasses.replace(prediction, energy_uncertainty=None, forces_covariance=None)
     with pytest.raises(LossError, match=r"loss\.energy asks.*model\.noise.*loss\.energy\.kind"):
         measure(without, batch, config("likelihood"))
 
@@ -238,7 +242,8 @@ def coherent(batch, prediction):
         noise = torch.tensor([0.3, 0.7, 1.9], dtype=torch.float64)
         own = noise[batch.batch] * (1 - 1 / atoms if project else 1)
         return (
-            prediction._replace(
+            dataclasses.replace(
+                prediction,
                 forces_covariance=slope[:, :, None] * slope[:, None, :]
                 + own[:, None, None] * torch.eye(3, dtype=torch.float64),
                 energy_forces_covariance=-prediction.energy_uncertainty[batch.batch, None] * slope,
@@ -302,7 +307,7 @@ def test_stress_likelihood_is_that_of_six_components(prediction, batch):
     torch.manual_seed(7)
     root = torch.randn(3, 6, 6, dtype=torch.float64)
     covariance = root @ root.mT + torch.eye(6, dtype=torch.float64)
-    prediction = prediction._replace(virial_covariance=covariance)
+    prediction = dataclasses.replace(prediction, virial_covariance=covariance)
     stress = LossConfig(stress={"kind": "likelihood", "weight": 1.0})
     rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
     symmetric = lambda m: (0.5 * (m + m.mT))[:, rows, columns]  # noqa: E731

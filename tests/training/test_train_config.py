@@ -201,7 +201,7 @@ def test_epochs_are_not_free_where_they_are_the_cosines_length():
 def test_a_word_sets_what_is_not_given(word):
     """and every word written down means itself again."""
     config = TrainConfig.parse({**MINIMAL, "uncertainty": word})
-    for name, value in dict(flat(METHODS[word])).items():
+    for name, value in dict(flat(METHODS[word].defaults)).items():
         assert name == "sampler" or fixed_fields(config)[name] == value
     assert (config.sampler is not None) == (word == "bayes")
     assert TrainConfig.parse(config.model_dump(mode="json")) == config
@@ -233,6 +233,6 @@ def test_a_field_that_contradicts_the_word_is_refused():
 def test_the_word_itself_may_change_on_resume():
     word, fields = (
         {**MINIMAL, "uncertainty": "ensemble"},
-        {**MINIMAL, "members": METHODS["ensemble"]["members"]},
+        {**MINIMAL, "members": METHODS["ensemble"].defaults["members"]},
     )
     assert config_hash(TrainConfig.parse(word)) == config_hash(TrainConfig.parse(fields))

@@ -13,7 +13,15 @@ from uqforce.cli import main
 from uqforce.data import Dataset, Frame
 from uqforce.errors import CalibrationError
 from uqforce.evaluation import metrics
-from uqforce.model import Ensemble, InferencePotential, inference_form, load_model, save_model
+from uqforce.model import (
+    Ensemble,
+    Graph,
+    InferencePotential,
+    Prediction,
+    inference_form,
+    load_model,
+    save_model,
+)
 from uqforce.model.calibration import Calibration, ratio
 from uqforce.uncertainty import calibration_fit
 from uqforce.uncertainty.calibration_fit import (
@@ -217,7 +225,8 @@ def test_a_calibrated_model_says_the_errors_that_it_makes(make_potential, kind, 
 def evaluated(potential, frame_list):
     b = Dataset.build(frame_list, ["H", "C", "O"], 3.5)[0]
     edge_vec = ops.edge_vectors(b.positions, b.cell, b.edge_index, b.cell_shift, b.batch)
-    return potential(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
+    graph = Graph(edge_vec, b.edge_index, b.atom_types, b.batch, b.num_structures)
+    return Prediction(**potential.forward(graph))
 
 
 def test_everything_that_goes_with_an_uncertainty_follows(make_potential):

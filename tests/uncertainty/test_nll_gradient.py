@@ -64,8 +64,8 @@ def test_prediction_beside_the_gradient_is_the_same(tabulated):
     potential = InferencePotential(potential) if tabulated else potential
     system = random_system([5, 3], periodic=True)
     want = evaluate(potential, system)
-    potential.forward = lambda *args: potential.with_nll_gradient(*args, "max")[0]
-    for name, value in evaluate(potential, system)._asdict().items():
+    potential.forward = lambda graph: potential.with_nll_gradient(graph, "max")[0]
+    for name, value in evaluate(potential, system).as_dict().items():
         torch.testing.assert_close(value, getattr(want, name), rtol=1e-13, atol=1e-13, msg=name)
 
 

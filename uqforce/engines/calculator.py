@@ -16,10 +16,10 @@ from uqforce.engines.conventions import NAMES, isolated_energies
 from uqforce.errors import InputError, NotFiniteError, UncertaintyExceeded, UncertaintyWarning
 from uqforce.evaluation.structure_scores import StructureScores, structure_scores
 from uqforce.exporting.opening import call, open_model
-from uqforce.model import Potential
+from uqforce.model import QUANTITIES, Potential
 from uqforce.ops import edge_vectors, neighbor_list
 
-PLAIN = ("energies", "energy", "forces", "virial", "edge_gradient", "features")
+PLAIN = tuple(name for name, entry in QUANTITIES.items() if entry.kind in ("value", "feature"))
 """Outputs of a model that are not uncertainties."""
 
 
@@ -33,11 +33,11 @@ def exceeded(atoms: Atoms, results: dict[str, Any], limits: dict[str, float]) ->
     return None
 
 
-def alone(name: str, value: np.ndarray) -> float | np.ndarray:
-    """A field of Prediction without the axis of the structures, of which there is one."""
+def of_one_structure(name: str, value: np.ndarray) -> float | np.ndarray:
+    """A result without the axis of the structures, of which there is one."""
     if name in ("energy_ensemble", "virial_ensemble"):
         return value[:, 0]
-    if not name.startswith(("energy_", "virial_")) or name == "energy_forces_covariance":
+    if name not in QUANTITIES or QUANTITIES[name].axis != "structure":
         return value
     return float(value[0]) if value.ndim == 1 else value[0]
 
@@ -251,7 +251,7 @@ class Calculator(BaseCalculator):
             results["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
         for key in self.uncertainties:
             if key in out:
-                results[key] = alone(key, out[key].detach().cpu().numpy().astype(np.float64))
+                results[key] = of_one_structure(key, out[key].detach().cpu().numpy().astype(np.float64))
         if "nll" in results:
             scores = structure_scores(results["nll"], np.zeros(len(atoms), dtype=np.int64), 1)
             results |= {f"nll_{kind}": float(value[0]) for kind, value in scores._asdict().items()}

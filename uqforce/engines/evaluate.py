@@ -18,7 +18,7 @@ from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.quality import without_nan
 from uqforce.exporting.opening import call, open_model
-from uqforce.model import Potential, Prediction, load_model
+from uqforce.model import QUANTITIES, Potential, load_model
 from uqforce.model.predict import join_predictions
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty.calibration_fit import score_at_error
@@ -66,18 +66,11 @@ def predict_frames(
 
 def calibrated(potential: Potential, predictions: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, Any]:
     """Raw `predictions` of structures with `sizes` atoms as the potential's calibration makes them."""
-    none = torch.zeros(0, dtype=torch.float64)
-
-    def tensor(name: str) -> torch.Tensor:
-        # members have another first axis, and no part in this
-        array = None if name.endswith("_ensemble") else predictions.get(name)
-        return none if array is None else torch.from_numpy(array)
-
-    raw = Prediction(**{name: tensor(name) for name in Prediction._fields})
+    raw = {name: torch.from_numpy(predictions[name]) for name in QUANTITIES if name in predictions}
     structure = torch.arange(len(sizes)).repeat_interleave(torch.from_numpy(sizes))
     calibration = copy.deepcopy(potential.calibration).cpu()
-    found = calibration(raw, (raw.llpr, raw.energy_llpr), structure, len(sizes))
-    return predictions | {name: value.numpy() for name, value in found._asdict().items() if value.numel()}
+    found = calibration(raw, structure, len(sizes), False)
+    return predictions | {name: value.numpy() for name, value in found.items()}
 
 
 def evaluate(

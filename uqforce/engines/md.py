@@ -20,11 +20,11 @@ from tqdm import tqdm
 from uqforce.engines.calculator import Calculator, exceeded
 from uqforce.engines.records import Records, frame_with_results, read_restart, structure
 from uqforce.errors import InputError, NotFiniteError
-from uqforce.model import Ensemble, Potential
+from uqforce.model import QUANTITIES, Ensemble, Potential
 
 PS = 1000 * units.fs
 FIXED = ("ensemble", "timestep", "seed")
-WATCHED = ("nll", "llpr", "forces_uncertainty", "forces_error")  # what `halt` and `collect` compare, of atoms
+WATCHED = tuple(name for name, entry in QUANTITIES.items() if entry.watch)  # by `halt` and `collect`
 ONLY = {
     "friction": ("langevin", "npt"),
     "pressure": ("npt",),

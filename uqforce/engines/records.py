@@ -14,6 +14,7 @@ from ase.md.md import MolecularDynamics
 
 from uqforce.errors import InputError
 from uqforce.files import atomically
+from uqforce.model.quantities import QUANTITIES, unit_in_name
 
 log = logging.getLogger("uqforce.engines")
 
@@ -95,10 +96,11 @@ class Records:
         if "stress" in results:
             row["volume_A3"] = atoms.get_volume()
             row["pressure_GPa"] = -atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.GPa
-        if "nll" in results:
-            row["nll_max"], row["nll_mean"] = results["nll"].max(), results["nll"].mean()
-        if "forces_uncertainty" in results:
-            row["forces_uncertainty_max_eV_per_A"] = results["forces_uncertainty"].max()
+        for name, quantity in QUANTITIES.items():
+            if quantity.watch and name in results:
+                row[f"{name}_max{unit_in_name(quantity.unit)}"] = results[name].max()
+                if name == "nll":
+                    row["nll_mean"] = results["nll"].mean()
         return row
 
     def write(self, atoms: Atoms, step: int, dynamics: MolecularDynamics, collect: bool) -> None:

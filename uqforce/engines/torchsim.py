@@ -15,7 +15,7 @@ from uqforce.engines.calculator import PLAIN
 from uqforce.errors import InputError, InstallationError, NotFiniteError
 from uqforce.evaluation.structure_scores import structure_scores
 from uqforce.exporting.opening import call, open_model
-from uqforce.model import Ensemble, Potential
+from uqforce.model import QUANTITIES, Ensemble, Potential
 from uqforce.ops import NeighborList, neighbor_list
 
 try:
@@ -95,7 +95,7 @@ class TorchSimModel(ModelInterface):
         results = {key: out[key] for key in ("energy", "forces", "energies")}
         results["stress"] = -out["virial"] / volume.view(-1, 1, 1)
         for key in [key for key in out if key not in PLAIN]:
-            results[key] = out[key].transpose(0, 1) if key.endswith("_ensemble") else out[key]
+            results[key] = out[key].transpose(0, 1) if QUANTITIES[key].axis == "member" else out[key]
         if "nll" in out:
             scores = structure_scores(out["nll"].cpu(), batch.cpu(), size)
             results |= {f"nll_{kind}": torch.from_numpy(value) for kind, value in scores._asdict().items()}

@@ -9,11 +9,10 @@ from uqforce.data import Dataset, Frame
 from uqforce.evaluation import metrics, quality
 from uqforce.evaluation.labels import Labels
 from uqforce.evaluation.structure_scores import structure_scores
+from uqforce.model.quantities import named
 
-PARTS = ("", "_aleatoric", "_epistemic")
-FORCE_STDS = (*(f"forces_uncertainty{part}" for part in PARTS), "forces_error")
-ENERGY_STDS = tuple(f"energy_uncertainty{part}" for part in PARTS)
-SCORES = ("nll", "llpr")
+FORCE_STDS, ENERGY_STDS = named("std", "atom"), named("std", "structure")
+SCORES, ENERGY_SCORES = named("score", "atom"), named("score", "structure")
 ATOM_QUANTITIES = (*SCORES, *FORCE_STDS)
 
 
@@ -104,7 +103,7 @@ class Comparison:
             if name in SCORES:
                 found[name]["structures"] = self.structure_ranking(name)
         structure = np.flatnonzero(self.has_energy)
-        for name in (*ENERGY_STDS, "energy_llpr") if self.has_energy.any() else ():
+        for name in (*ENERGY_STDS, *ENERGY_SCORES) if self.has_energy.any() else ():
             if self.carries(name):
                 of = quality.of_energy if name in ENERGY_STDS else quality.of_order
                 arrays = self.energy_residual, self.predictions[name][self.has_energy]

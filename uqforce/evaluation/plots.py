@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uqforce.evaluation import metrics, quality
+from uqforce.model.quantities import QUANTITIES
 
 if TYPE_CHECKING:
     from uqforce.evaluation.comparison import Comparison
@@ -64,8 +65,8 @@ def plot_uncertainty(comparisons: Sequence["Comparison"], name: str, path: Path)
         axes.plot(*np.transpose(rms), "o-", color=color, markeredgecolor="w", label=label(c))
     if name == "nll":
         axes.set_xlabel(f"mixture score of the atom, nll + {-origin:.4g}")
-    elif name == "llpr":
-        axes.set_xlabel("llpr of the atom's energy (eV)")
+    elif QUANTITIES[name].kind == "score":
+        axes.set_xlabel(f"{QUANTITIES[name].watch} ({QUANTITIES[name].unit})")
     else:
         axes.set_xlabel("predicted uncertainty of the atom's force (eV/Å)")
         axes.axline((1e-2, 1e-2), (1e-1, 1e-1), color="0.4", linewidth=0.8, label="calibrated")
@@ -79,7 +80,7 @@ def plot_quality(sets: Sequence[Sequence["Comparison"]], name: str, path: Path) 
 
     Each set is given raw and, where there is a calibration, calibrated.
     """
-    is_std = name not in ("nll", "llpr")
+    is_std = QUANTITIES[name].kind == "std"
     figure = Figure(figsize=(12.5, 4) if is_std else (4.6, 4), layout="constrained")
     axes = figure.subplots(1, 3 if is_std else 1, squeeze=False)[0]
     levels = np.linspace(0, 1, 101)

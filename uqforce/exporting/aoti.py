@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from uqforce.ahead_of_time import compile_module
 from uqforce.errors import InputError, ModelFileError
-from uqforce.model import InferencePotential, sample_structure
+from uqforce.model import Graph, InferencePotential, sample_structure
 
 CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # of a processor, as torch names them, each with those before
 
@@ -34,24 +34,23 @@ class _Method(nn.Module):
         super().__init__()
         self.potential, self.names = potential, names
 
-    def fields(self, prediction) -> list[Tensor]:
-        return [getattr(prediction, name) for name in self.names]
+    def fields(self, prediction: dict[str, Tensor]) -> list[Tensor]:
+        return [prediction[name] for name in self.names]
 
 
 class _Forward(_Method):
     def forward(self, edge_vec, edge_index, atom_types, batch, structures):
-        return self.fields(self.potential(edge_vec, edge_index, atom_types, batch, structures.shape[0]))
+        graph = Graph(edge_vec, edge_index, atom_types, batch, structures.shape[0])
+        return self.fields(self.potential.forward(graph))
 
 
 class _Domain(_Method):
     uncertain = True
 
     def forward(self, edge_vec, edge_index, atom_types, numbers, owned):
-        return self.fields(
-            self.potential.domain(
-                edge_vec, edge_index, atom_types, owned.shape[0], True, self.uncertain, numbers
-            )
-        )
+        batch = torch.zeros(owned.shape[0], dtype=torch.int64, device=edge_vec.device)
+        graph = Graph(edge_vec, edge_index, atom_types, batch, 1, True, True, numbers)
+        return self.fields(self.potential.forward(graph, self.uncertain))
 
 
 class _DomainPlain(_Domain):

@@ -82,3 +82,10 @@ def export(
             torch.jit.save(scripted(module), str(written), _extra_files=extra)
         check_calls(written, cases, expected, description["dtype"])
     return description
+
+
+def export_compiled(
+    potential: Potential | Ensemble, path: str | os.PathLike, tabulation: float | None = None
+) -> dict[str, Any]:
+    """Write an AOTInductor package; see `export`."""
+    return export(potential, path, tabulation, compiled=True)

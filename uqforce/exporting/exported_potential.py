@@ -9,36 +9,17 @@ from torch import Tensor
 
 from uqforce._version import __version__
 from uqforce.exporting.domain import domain_description
-from uqforce.model import Ensemble, Potential, Prediction, first_member, inference_form, sample_structure
+from uqforce.model import (
+    QUANTITIES,
+    Ensemble,
+    Graph,
+    Potential,
+    first_member,
+    inference_form,
+    sample_structure,
+)
 
 FORMAT_VERSION = 3  # 2: `domain`, which parallel engines call; 3: with or without uncertainties
-
-
-def _with_parts(name: str) -> list[str]:
-    return [name, f"{name}_aleatoric", f"{name}_epistemic"]
-
-
-UNITS = {
-    "energies": "eV",
-    "energy": "eV",
-    "forces": "eV/A",
-    "edge_gradient": "eV/A",
-    "virial": "eV",
-    "features": "1",
-    "nll": "nat",
-    "energies_variance": "eV^2",
-    **dict.fromkeys(_with_parts("energy_uncertainty"), "eV"),
-    **dict.fromkeys(_with_parts("forces_uncertainty"), "eV/A"),
-    **dict.fromkeys(_with_parts("forces_covariance"), "eV^2/A^2"),
-    "energy_forces_covariance": "eV^2/A",
-    **dict.fromkeys(_with_parts("virial_covariance"), "eV^2"),
-    "energy_ensemble": "eV",
-    "forces_ensemble": "eV/A",
-    "virial_ensemble": "eV",
-    "llpr": "eV",
-    "energy_llpr": "eV",
-    "forces_error": "eV/A",
-}
 
 
 class ExportedPotential(torch.nn.Module):
@@ -69,16 +50,14 @@ class ExportedPotential(torch.nn.Module):
         self.has_tables = tabulation != 0
         self.has_mixture = first_member(potential).mixture.means.shape[0] > 0
         self.eval()
-        # What has no elements for two structures of many atoms is not carried.
         prediction = self.potential(*sample_structure(self.potential))
-        self.carries: List[str] = [name for name, value in prediction._asdict().items() if value.numel() > 0]
+        self.carries: List[str] = list(prediction.as_dict())
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
     ) -> Dict[str, Tensor]:
-        # `.data`, not `.detach()`: freezing removes detach, and then the caller's tensor would be made to
-        # require a gradient and every output would hold on to the graph.
-        return self.carried(self.potential(edge_vec.data, edge_index, atom_types, batch, num_structures))
+        graph = structures(edge_vec, edge_index, atom_types, batch, num_structures)
+        return self.carried(self.potential.forward(graph))
 
     @torch.jit.export
     def nll_gradient(
@@ -87,49 +66,19 @@ class ExportedPotential(torch.nn.Module):
     ) -> Dict[str, Tensor]:  # fmt: skip
         """What `forward` returns, and `nll_gradient` [N,3]; see `Potential.with_nll_gradient`."""
         if self.has_mixture:
-            prediction, gradient = self.potential.with_nll_gradient(
-                edge_vec.data, edge_index, atom_types, batch, num_structures, reduction
-            )
+            graph = structures(edge_vec, edge_index, atom_types, batch, num_structures)
+            prediction, gradient = self.potential.with_nll_gradient(graph, reduction)
             out = self.carried(prediction)
             out["nll_gradient"] = gradient.data
             return out
         else:
             raise RuntimeError("the model has no mixture, hence no nll: `uqforce fit` gives it one")
 
-    def carried(self, prediction: Prediction) -> Dict[str, Tensor]:
-        """The prediction's tensors that the model carries."""
-        every = {
-            "energies": prediction.energies,
-            "energy": prediction.energy,
-            "forces": prediction.forces,
-            "virial": prediction.virial,
-            "edge_gradient": prediction.edge_gradient,
-            "features": prediction.features,
-            "nll": prediction.nll,
-            "energies_variance": prediction.energies_variance,
-            "energy_uncertainty": prediction.energy_uncertainty,
-            "energy_uncertainty_aleatoric": prediction.energy_uncertainty_aleatoric,
-            "energy_uncertainty_epistemic": prediction.energy_uncertainty_epistemic,
-            "forces_uncertainty": prediction.forces_uncertainty,
-            "forces_uncertainty_aleatoric": prediction.forces_uncertainty_aleatoric,
-            "forces_uncertainty_epistemic": prediction.forces_uncertainty_epistemic,
-            "forces_covariance": prediction.forces_covariance,
-            "forces_covariance_aleatoric": prediction.forces_covariance_aleatoric,
-            "forces_covariance_epistemic": prediction.forces_covariance_epistemic,
-            "energy_forces_covariance": prediction.energy_forces_covariance,
-            "virial_covariance": prediction.virial_covariance,
-            "virial_covariance_aleatoric": prediction.virial_covariance_aleatoric,
-            "virial_covariance_epistemic": prediction.virial_covariance_epistemic,
-            "energy_ensemble": prediction.energy_ensemble,
-            "forces_ensemble": prediction.forces_ensemble,
-            "virial_ensemble": prediction.virial_ensemble,
-            "llpr": prediction.llpr,
-            "energy_llpr": prediction.energy_llpr,
-            "forces_error": prediction.forces_error,
-        }
+    def carried(self, prediction: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """The same in the order of `carries`, without the graph."""
         out: Dict[str, Tensor] = {}
         for name in self.carries:
-            out[name] = every[name].data
+            out[name] = prediction[name].data
         return out
 
     @torch.jit.export
@@ -137,35 +86,35 @@ class ExportedPotential(torch.nn.Module):
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, numbers: Tensor, num_owned: int,
         exchange: bool, uncertain: bool,
     ) -> Dict[str, Tensor]:  # fmt: skip
-        """One process's share of a structure, for parallel engines; see `InferencePotential.domain`.
+        """One process's share of a structure, for parallel engines; see `uqforce.model.Graph`.
 
         numbers [N] int64 are the engine's of the atoms, the same of an atom and its ghosts.
         """
         if self.has_tables:
-            prediction = self.potential.domain(
-                edge_vec, edge_index, atom_types, num_owned, exchange, uncertain, numbers
-            )
-            every = {
-                "energies": prediction.energies,
-                "edge_gradient": prediction.edge_gradient,
-                "nll": prediction.nll,
-                "energies_variance": prediction.energies_variance,
-                "energy_uncertainty": prediction.energy_uncertainty,
-                "energy_uncertainty_aleatoric": prediction.energy_uncertainty_aleatoric,
-                "energy_uncertainty_epistemic": prediction.energy_uncertainty_epistemic,
-                "forces_uncertainty": prediction.forces_uncertainty,
-                "forces_uncertainty_aleatoric": prediction.forces_uncertainty_aleatoric,
-                "forces_uncertainty_epistemic": prediction.forces_uncertainty_epistemic,
-                "llpr": prediction.llpr,
-                "forces_error": prediction.forces_error,
-            }
+            batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
+            graph = Graph(edge_vec, edge_index, atom_types, batch, 1, True, exchange, numbers)
+            prediction = self.potential.forward(graph, uncertain)
             out: Dict[str, Tensor] = {}
             for name in self.carries:
-                if name in every and (uncertain or name in ("energies", "edge_gradient")):
-                    out[name] = every[name]
+                if name in prediction and name != "features":
+                    out[name] = prediction[name]
             return out
         else:
             raise RuntimeError("the file holds radial networks: export it without --tabulation 0")
+
+
+def structures(
+    edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
+) -> Graph:
+    """The arguments of an exported file as models take them."""
+    if edge_vec.shape[0] != edge_index.shape[1]:
+        raise RuntimeError(
+            f"edge_vec has {edge_vec.shape[0]} rows, but edge_index {edge_index.shape[1]} columns: "
+            "each is an edge"
+        )
+    # `.data`, not `.detach()`: freezing removes detach, and then the caller's tensor would be made to
+    # require a gradient and every output would hold on to the graph.
+    return Graph(edge_vec.data, edge_index, atom_types, batch, num_structures)
 
 
 def weights_sha256(potential: Potential | Ensemble) -> str:
@@ -191,7 +140,7 @@ def metadata(module: ExportedPotential) -> dict[str, Any]:
         "num_layers": max(member.config.num_layers for member in members),
         "dtype": config.dtype,
         "length_unit": "A",
-        "outputs": {name: UNITS[name] for name in outputs},
+        "outputs": {name: QUANTITIES[name].unit for name in outputs},
         "thresholds": potential.card.get("thresholds", {}),
         "card": {key: value for key, value in potential.card.items() if key != "thresholds"},
         "tabulation": module.tabulation,

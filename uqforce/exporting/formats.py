@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,20 +18,42 @@ log = logging.getLogger("uqforce.exporting")
 
 
 class Format(NamedTuple):
-    """How files of a format are called, and who reads them."""
+    """How files of a format are called, who reads them, and what writes them.
+
+    Attributes:
+        writer: "module:function" of a function of the model, the path and the tabulation, which returns the
+            file's metadata; it is imported when it is called.
+        needs: what pip installs for it.
+    """
 
     suffixes: str
     readers: str
-    needs: str = ""  # what pip installs for it
+    writer: str
+    needs: str = ""
 
 
 FORMATS = {
-    "torchscript": Format("*.pt", "Python, C++, ASE, LAMMPS, torch-sim"),
-    "aoti": Format("*.pt2", "the same, compiled for this kind of processor"),
-    "nequip": Format("*.nequip.pth, *.nequip.pt2", "pair_nequip_allegro", "uqforce[nequip]"),
-    "metatomic": Format("*.pt", "metatomic's engines", "metatomic-torch"),
-    "nequip-state": Format("*.ckpt", "nequip, the network alone", "uqforce[nequip]"),
+    "torchscript": Format("*.pt", "Python, C++, ASE, LAMMPS, torch-sim", "uqforce.exporting.export:export"),
+    "aoti": Format(
+        "*.pt2", "the same, compiled for this kind of processor", "uqforce.exporting.export:export_compiled"
+    ),
+    "nequip": Format(
+        "*.nequip.pth, *.nequip.pt2",
+        "pair_nequip_allegro",
+        "uqforce.exporting.pair_nequip:export_pair_nequip",
+        "uqforce[nequip]",
+    ),
+    "metatomic": Format(
+        "*.pt", "metatomic's engines", "uqforce.exporting.metatomic:export_metatomic", "metatomic-torch"
+    ),
+    "nequip-state": Format(
+        "*.ckpt",
+        "nequip, the network alone",
+        "uqforce.exporting.nequip:export_nequip_state",
+        "uqforce[nequip]",
+    ),
 }
+"""A new format is a module with a writer and a line here."""
 
 
 def export(
@@ -67,32 +90,14 @@ def export(
     if format not in FORMATS:
         raise ExportError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     potential = model if isinstance(model, Potential | Ensemble) else load_model(model)
+    module, writer = FORMATS[format].writer.split(":")
     try:
-        return _write(potential, path, format, tabulation)
+        description = getattr(import_module(module), writer)(potential, path, tabulation)
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"format {format} needs {error.name}, which is not installed: "
             f"pip install '{FORMATS[format].needs}'"
         ) from error
-
-
-def _write(
-    potential: Potential | Ensemble, path: str | os.PathLike, format: str, tabulation: float | None
-) -> dict[str, Any]:
-    if format == "nequip-state":
-        return _nequip_state(potential, path, tabulation)
-    if format == "nequip":
-        from uqforce.exporting.pair_nequip import export_pair_nequip
-
-        description = export_pair_nequip(potential, path, tabulation)
-    elif format == "metatomic":
-        from uqforce.exporting.metatomic import export_metatomic
-
-        description = export_metatomic(potential, path, tabulation)
-    else:
-        from uqforce.exporting import export as own
-
-        description = own.export(potential, path, tabulation, compiled=format == "aoti")
     _report(path, description)
     return description
 
@@ -100,6 +105,8 @@ def _write(
 def _report(path: str | os.PathLike, description: dict[str, Any]) -> None:
     from uqforce.exporting.checked import TOLERANCE, TOLERANCE_OPTIMISED
 
+    if "outputs" not in description:  # the network alone
+        return
     size, types = Path(path).stat().st_size / 1e6, ", ".join(description["type_names"])
     log.info(f"{path}: {size:.1f} MB, {types}, cutoff {description['cutoff']} A")
     log.info(f"carries {', '.join(description['outputs'])}")
@@ -109,19 +116,3 @@ def _report(path: str | os.PathLike, description: dict[str, Any]) -> None:
                  f"{tables['energy_error']:.1e}, of forces {tables['forces_error']:.1e}")  # fmt: skip
     later = TOLERANCE_OPTIMISED[description["dtype"]]
     log.info(f"checked in a new process: equal to the Python model to {TOLERANCE}, optimised code to {later}")
-
-
-def _nequip_state(
-    potential: Potential | Ensemble, path: str | os.PathLike, tabulation: float | None
-) -> dict[str, Any]:
-    from uqforce.exporting.nequip import export_nequip
-
-    if tabulation is not None:
-        raise ExportError("tabulation has no meaning with format nequip-state: leave it out")
-    export_nequip(potential, path)
-    log.info(f"{path}: a checkpoint of nequip, open it with nequip.model.ModelFromCheckpoint")
-    heads = {"mixture": potential.mixture.means.shape[0] > 0, "noise": potential.config.noise != "none"}
-    if left := [name for name, present in heads.items() if present]:
-        log.info(f"nequip has no place for the {' and the '.join(left)}, which stay behind")
-    log.info("checked: nequip reads the same weights from it")
-    return {"type_names": list(potential.config.type_names), "cutoff": potential.config.r_max}

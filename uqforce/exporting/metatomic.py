@@ -30,10 +30,11 @@ from uqforce.exporting.checked import TOLERANCE, compare, run_in_new_process
 from uqforce.exporting.exported_potential import ExportedPotential, metadata
 from uqforce.exporting.pair_nequip import sample as periodic_sample
 from uqforce.files import atomically
-from uqforce.model import Potential
+from uqforce.model import QUANTITIES, Graph, Potential
 from uqforce.ops import edge_vectors
 
-OF_ATOMS = ("nll", "forces_uncertainty", "llpr", "forces_error")
+OF_ATOMS = tuple(name for name, entry in QUANTITIES.items() if entry.watch)
+"""One number of every atom that tells how far it is to be trusted."""
 
 
 class MetatomicPotential(nn.Module):
@@ -96,18 +97,11 @@ class MetatomicPotential(nn.Module):
         order = torch.argsort(edge_index[0], stable=True)
         edge_index = edge_index.index_select(1, order)
         edge_vec = torch.cat(vectors).index_select(0, order)
-        p = self.potential(edge_vec.detach(), edge_index, torch.cat(types), batch, len(systems))
+        graph = Graph(edge_vec.detach(), edge_index, torch.cat(types), batch, len(systems))
+        p = self.potential.forward(graph)
         # The energy with the model's own derivatives: what is added is zero, its derivative is not.
-        slope = ((edge_vec - edge_vec.detach()) * p.edge_gradient).sum(1)
-        energies = p.energies.index_add(0, edge_index[0], slope)
-        every = {
-            "energy_uncertainty": p.energy_uncertainty.unsqueeze(1),
-            "energy_ensemble": p.energy_ensemble.t() if p.energy_ensemble.dim() == 2 else p.energy_ensemble,
-            "nll": p.nll,
-            "forces_uncertainty": p.forces_uncertainty,
-            "llpr": p.llpr,
-            "forces_error": p.forces_error,
-        }
+        slope = ((edge_vec - edge_vec.detach()) * p["edge_gradient"]).sum(1)
+        energies = p["energies"].index_add(0, edge_index[0], slope)
         of_systems = Labels(["system"], torch.arange(len(systems), device=batch.device).view(-1, 1))
         of_atoms = Labels(["system", "atom"], torch.stack([batch, torch.cat(atoms)], 1))
         results: Dict[str, TensorMap] = {}
@@ -118,9 +112,11 @@ class MetatomicPotential(nn.Module):
                 energy = energies.new_zeros(len(systems)).index_add(0, batch, energies)
                 results[name] = block(energy.unsqueeze(1), of_systems, "energy")
             elif name in self.of_systems:
-                results[name] = block(every[name], of_systems, "energy")
+                values = p[name]  # [systems], or of members [members, systems]
+                values = values.t() if values.dim() == 2 else values.unsqueeze(1)
+                results[name] = block(values, of_systems, "energy")
             elif name.startswith("uqforce::") and name[9:] in self.of_atoms:
-                results[name] = block(every[name[9:]].unsqueeze(1), of_atoms, name[9:])
+                results[name] = block(p[name[9:]].unsqueeze(1), of_atoms, name[9:])
         return results
 
 
@@ -143,9 +139,9 @@ def atomistic_model(module: ExportedPotential) -> AtomisticModel:
     config = module.potential.config
     outputs = {"energy": ModelOutput(unit="eV", sample_kind="atom")}
     outputs |= {name: ModelOutput(unit="eV", sample_kind="system") for name in model.of_systems}
-    units = {"forces_uncertainty": "eV/A", "forces_error": "eV/A"}
     for name in model.of_atoms:
-        outputs[f"uqforce::{name}"] = ModelOutput(unit=units.get(name, ""), sample_kind="atom")
+        unit = QUANTITIES[name].unit.replace("nat", "")  # metatomic has no word for it
+        outputs[f"uqforce::{name}"] = ModelOutput(unit=unit, sample_kind="atom")
     capabilities = ModelCapabilities(
         outputs=outputs,
         atomic_types=[atomic_numbers[name] for name in config.type_names],

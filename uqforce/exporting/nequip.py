@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uqforce.data.units import ENERGY
-from uqforce.errors import NequipError
+from uqforce.errors import ExportError, NequipError
 from uqforce.exporting.nequip_config import kind, neighbor_norm, nequip_options, read_config, require
 from uqforce.files import atomically
 from uqforce.model import ModelConfig, Potential, sample_structure
@@ -310,3 +310,22 @@ def export_nequip(potential: Potential, path: str | os.PathLike) -> None:
         for name, parameter in potential.network.named_parameters():
             if not torch.equal(back[name], parameter.cpu()):
                 raise NequipError(f"nequip reads another {name} than was written to {path}: no file is left")
+
+
+def export_nequip_state(
+    potential: Potential, path: str | os.PathLike, tabulation: float | None = None
+) -> dict[str, Any]:
+    """`export_nequip`, as one of the formats of `uqforce export`.
+
+    Raises:
+        ExportError: a `tabulation`, which has no meaning here.
+    """
+    if tabulation is not None:
+        raise ExportError("tabulation has no meaning with format nequip-state: leave it out")
+    export_nequip(potential, path)
+    log.info(f"{path}: a checkpoint of nequip, open it with nequip.model.ModelFromCheckpoint")
+    heads = {"mixture": potential.mixture.means.shape[0] > 0, "noise": potential.config.noise != "none"}
+    if left := [name for name, present in heads.items() if present]:
+        log.info(f"nequip has no place for the {' and the '.join(left)}, which stay behind")
+    log.info("checked: nequip reads the same weights from it")
+    return {"type_names": list(potential.config.type_names), "cutoff": potential.config.r_max}

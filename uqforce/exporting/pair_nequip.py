@@ -24,7 +24,7 @@ from uqforce.exporting.aoti import compile_method
 from uqforce.exporting.checked import check_calls
 from uqforce.exporting.exported_potential import ExportedPotential, metadata
 from uqforce.files import atomically
-from uqforce.model import Potential, sample_structure
+from uqforce.model import QUANTITIES, Graph, Potential
 from uqforce.ops import neighbor_list
 
 INPUTS = ["pos", "edge_index", "atom_types", "cell", "edge_cell_shift"]
@@ -61,31 +61,19 @@ class PairNequip(nn.Module):
         shift = edge_cell_shift.detach().to(torch.float64).index_select(0, order)
         edge_vec = pos.index_select(0, edge_index[1]) - pos.index_select(0, edge_index[0])
         edge_vec = edge_vec + torch.matmul(shift, cell)
-        p = self.potential(edge_vec, edge_index, atom_types, torch.zeros_like(atom_types), 1)
+        graph = Graph(edge_vec, edge_index, atom_types, torch.zeros_like(atom_types), 1)
+        p = self.potential.forward(graph)
         volume = torch.linalg.det(cell).abs()
-        stress = torch.where(volume > 0, -p.virial / volume, torch.zeros_like(p.virial))
+        stress = torch.where(volume > 0, -p["virial"] / volume, torch.zeros_like(p["virial"]))
         out = {
-            "atomic_energy": p.energies.unsqueeze(1),
-            "total_energy": p.energy.unsqueeze(1),
-            "forces": p.forces,
-            "virial": p.virial,
+            "atomic_energy": p["energies"].unsqueeze(1),
+            "total_energy": p["energy"].unsqueeze(1),
+            "forces": p["forces"],
+            "virial": p["virial"],
             "stress": stress,
         }
-        every = {
-            "nll": p.nll,
-            "energies_variance": p.energies_variance,
-            "energy_uncertainty": p.energy_uncertainty,
-            "energy_uncertainty_aleatoric": p.energy_uncertainty_aleatoric,
-            "energy_uncertainty_epistemic": p.energy_uncertainty_epistemic,
-            "forces_uncertainty": p.forces_uncertainty,
-            "forces_uncertainty_aleatoric": p.forces_uncertainty_aleatoric,
-            "forces_uncertainty_epistemic": p.forces_uncertainty_epistemic,
-            "llpr": p.llpr,
-            "energy_llpr": p.energy_llpr,
-            "forces_error": p.forces_error,
-        }
         for name in self.uncertainties:
-            out[name] = every[name].unsqueeze(1)
+            out[name] = p[name].unsqueeze(1)
         return out
 
 
@@ -103,12 +91,7 @@ class _Listed(nn.Module):
 
 def uncertainties(module: ExportedPotential) -> list[str]:
     """Those that one number of each atom, or of the structure, holds."""
-    *_, batch, count = case = sample_structure(module.potential)
-    return [
-        key
-        for key, value in module(*case).items()
-        if key not in ("energies", "energy", "batch") and value.shape in ((len(batch),), (count,))
-    ]
+    return [name for name in module.carries if QUANTITIES[name].kind in ("score", "std", "variance")]
 
 
 def sample(module: ExportedPotential, seed: int) -> dict[str, Tensor]:

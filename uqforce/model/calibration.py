@@ -1,10 +1,14 @@
 """Calibration: from what a model says of its uncertainty to the errors that were seen with it."""
 
+from typing import Dict
+
 import torch
 from torch import Tensor, nn
 
 from uqforce.errors import ModelError
-from uqforce.model.prediction import DomainPrediction, Prediction, sum_by_structure
+from uqforce.model.graph import Graph, sum_over_processes
+from uqforce.model.prediction import sum_by_structure
+from uqforce.model.quantities import QUANTITIES
 
 MAPS = ("energy", "forces", "error", "origin")
 
@@ -26,10 +30,13 @@ class Calibration(nn.Module):
     of the forces. Members (`*_ensemble`) are left as they are.
     """
 
+    calibrated: Dict[str, str]  # quantity -> its factor
+
     def __init__(self) -> None:
         super().__init__()
         for name in MAPS:
             self.register_buffer(name, None)
+        self.calibrated = {name: entry.calibration for name, entry in QUANTITIES.items() if entry.calibration}
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """The state decides which maps there are."""
@@ -60,104 +67,61 @@ class Calibration(nn.Module):
         for name in MAPS:
             setattr(self, name, maps.get(name))
 
-    def energy_ratio(self, std: Tensor, atoms: Tensor) -> Tensor:
-        """Calibrated over raw standard deviation of structures' energies; std [B] eV, atoms [B] -> [B]."""
-        if self.energy is None:
-            return torch.ones_like(std)
-        return ratio(self.energy, std / torch.sqrt(atoms.to(std.dtype)))
+    def forces_error(self, out: Dict[str, Tensor]) -> None:
+        """Adds `forces_error` [N] eV/A, the rms of a component that is expected with the atoms' scores."""
+        if self.error is not None:
+            score = "llpr" if self.origin is None else "nll"
+            if score in out:
+                distance = out[score]
+                if self.origin is not None:
+                    # no score can be less uncertain than the least that was seen
+                    distance = torch.sqrt(torch.maximum(distance - self.origin, self.error[0, 0].square()))
+                out["forces_error"] = distance * ratio(self.error, distance)
 
-    def forces_ratio(self, std: Tensor) -> Tensor:
-        """Calibrated over raw standard deviation of atoms' forces; std [N] eV/A -> [N]."""
-        if self.forces is None:
-            return torch.ones_like(std)
-        return ratio(self.forces, std)
+    def factors(self, out: Dict[str, Tensor], graph: Graph) -> Dict[str, Tensor]:
+        """Calibrated over raw standard deviation, and what follows of it, by the quantities' `calibration`.
 
-    def forces_error(self, nll: Tensor, llpr: Tensor) -> Tensor:
-        """Scores [N] -> expected force errors [N] eV/A, rms of a component; no elements where not fitted."""
-        if self.error is None:
-            return nll.new_zeros(0)
-        distance = llpr
-        if self.origin is not None:
-            # no score can be less uncertain than the least that was seen
-            distance = torch.sqrt(torch.maximum(nll - self.origin, self.error[0, 0].square()))
-        return distance * ratio(self.error, distance)
+        Those of energies [B] and of forces [N], from which the other ones are made; none where there is no
+        map, or nothing that it maps.
+        """
+        factors: Dict[str, Tensor] = {}
+        batch, num_structures = graph.batch, graph.num_structures
+        if self.energy is not None and "energy_uncertainty" in out:
+            std = out["energy_uncertainty"]
+            if graph.parallel:
+                atoms = torch.full_like(std, float(batch.shape[0]))
+            else:
+                # not bincount(): on CUDA the host would wait for the largest number in `batch`
+                atoms = sum_by_structure(torch.ones_like(batch, dtype=std.dtype), batch, num_structures)
+            energy = ratio(self.energy, std / torch.sqrt(sum_over_processes(atoms, graph)))
+            factors["energy"] = energy
+            factors["shares"] = energy[batch].square()
+            factors["energy forces"] = energy[batch]
+        if self.forces is not None and "forces_uncertainty" in out:
+            std = out["forces_uncertainty"]
+            forces = ratio(self.forces, std)
+            factors["forces"], factors["forces^2"] = forces, forces.square()
+            factors["energy forces"] = (
+                factors["energy forces"] * forces if "energy forces" in factors else forces
+            )
+            if not graph.parallel:
+                variance = std.square()
+                virial = sum_by_structure(variance * forces.square(), batch, num_structures)
+                virial = virial / sum_by_structure(variance, batch, num_structures)
+                # of a structure without atoms: 1
+                factors["virial^2"] = torch.where(virial.isfinite(), virial, torch.ones_like(virial))
+        return factors
 
-    def forward(
-        self, p: Prediction, rigidity: tuple[Tensor, Tensor], batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """The prediction of structures with calibrated uncertainties, and with these rigidities [N], [B]."""
-        llpr, energy_llpr = rigidity
-        error = self.forces_error(p.nll, llpr)
-        energy, forces = torch.ones_like(p.energy_uncertainty), torch.ones_like(p.forces_uncertainty)
-        if p.energy_uncertainty.numel() > 0:
-            # not bincount(): on CUDA the host would wait for the largest number in `batch`
-            atoms = sum_by_structure(torch.ones_like(batch), batch, num_structures)
-            energy = self.energy_ratio(p.energy_uncertainty, atoms)
-        virial = torch.ones(num_structures, dtype=forces.dtype, device=forces.device)
-        if forces.numel() > 0:
-            forces = self.forces_ratio(p.forces_uncertainty)
-            raw = p.forces_uncertainty.square()
-            squares = sum_by_structure(raw * forces.square(), batch, num_structures)
-            squares = squares / sum_by_structure(raw, batch, num_structures)
-            virial = torch.where(squares.isfinite(), squares, virial)  # of a structure without atoms: 1
-        virial = virial.view(-1, 1, 1)
-        block = forces.square().view(-1, 1, 1)
-        cross, shares = p.energy_forces_covariance, p.energies_variance
-        if cross.numel() > 0:
-            cross = cross * (energy[batch] * forces).unsqueeze(1)
-        if shares.numel() > 0:
-            shares = shares * energy[batch].square()
-        return Prediction(
-            energies=p.energies,
-            energy=p.energy,
-            forces=p.forces,
-            virial=p.virial,
-            edge_gradient=p.edge_gradient,
-            features=p.features,
-            nll=p.nll,
-            energies_variance=shares,
-            energy_uncertainty=p.energy_uncertainty * energy,
-            energy_uncertainty_aleatoric=scaled(p.energy_uncertainty_aleatoric, energy),
-            energy_uncertainty_epistemic=scaled(p.energy_uncertainty_epistemic, energy),
-            forces_uncertainty=p.forces_uncertainty * forces,
-            forces_uncertainty_aleatoric=scaled(p.forces_uncertainty_aleatoric, forces),
-            forces_uncertainty_epistemic=scaled(p.forces_uncertainty_epistemic, forces),
-            forces_covariance=scaled(p.forces_covariance, block),
-            forces_covariance_aleatoric=scaled(p.forces_covariance_aleatoric, block),
-            forces_covariance_epistemic=scaled(p.forces_covariance_epistemic, block),
-            energy_forces_covariance=cross,
-            virial_covariance=scaled(p.virial_covariance, virial),
-            virial_covariance_aleatoric=scaled(p.virial_covariance_aleatoric, virial),
-            virial_covariance_epistemic=scaled(p.virial_covariance_epistemic, virial),
-            energy_ensemble=p.energy_ensemble,
-            forces_ensemble=p.forces_ensemble,
-            virial_ensemble=p.virial_ensemble,
-            llpr=llpr,
-            energy_llpr=energy_llpr,
-            forces_error=error,
-        )
-
-    def of_domain(self, p: DomainPrediction, rigidity: tuple[Tensor, Tensor]) -> DomainPrediction:
-        """The same for one process's share of a structure; the atoms of all processes are counted."""
-        energy, forces = torch.ones_like(p.energy_uncertainty), self.forces_ratio(p.forces_uncertainty)
-        if self.energy is not None and energy.numel() > 0:
-            own = torch.full_like(energy, float(p.energies.shape[0]))
-            energy = self.energy_ratio(p.energy_uncertainty, torch.ops.uqforce.sum_over_ranks(own))
-        return DomainPrediction(
-            energies=p.energies,
-            edge_gradient=p.edge_gradient,
-            features=p.features,
-            nll=p.nll,
-            energies_variance=scaled(p.energies_variance, energy.square()),
-            energy_uncertainty=p.energy_uncertainty * energy,
-            energy_uncertainty_aleatoric=scaled(p.energy_uncertainty_aleatoric, energy),
-            energy_uncertainty_epistemic=scaled(p.energy_uncertainty_epistemic, energy),
-            forces_uncertainty=p.forces_uncertainty * forces,
-            forces_uncertainty_aleatoric=scaled(p.forces_uncertainty_aleatoric, forces),
-            forces_uncertainty_epistemic=scaled(p.forces_uncertainty_epistemic, forces),
-            llpr=rigidity[0],
-            forces_error=self.forces_error(p.nll, rigidity[0]),
-        )
+    def forward(self, out: Dict[str, Tensor], graph: Graph) -> Dict[str, Tensor]:
+        """The results with calibrated uncertainties, and with `forces_error`; `out`, raw, is not changed."""
+        out = out.copy()
+        self.forces_error(out)
+        factors = self.factors(out, graph)
+        for name, kind in self.calibrated.items():
+            if name in out and kind in factors:
+                factor = factors[kind].view([-1] + [1] * (out[name].dim() - 1))
+                out[name] = out[name] * factor
+        return out
 
 
 def ratio(knots: Tensor, x: Tensor) -> Tensor:
@@ -171,8 +135,3 @@ def ratio(knots: Tensor, x: Tensor) -> Tensor:
     width = right - left
     share = torch.where(width > 0, (inside - left) / width, torch.zeros_like(width))
     return (below + share * (above - below)) / inside
-
-
-def scaled(values: Tensor, factor: Tensor) -> Tensor:
-    """values * factor; values without elements as they are."""
-    return values * factor if values.numel() > 0 else values

@@ -6,6 +6,7 @@ from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from uqforce.errors import ConfigError
+from uqforce.model.noise_forms import NOISE_FORMS
 
 PRESETS: dict[str, dict] = {
     "S": {"num_layers": 2, "l_max": 1, "num_features": [128, 64]},
@@ -86,10 +87,10 @@ class ModelConfig(BaseModel):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="probability of a last feature to be left out, in training only"
     )
-    noise: Literal["none", "total", "local", "local-deep", "white"] = Field(
+    noise: str = Field(
         "none",
-        description="noise of the labels: total (coherent, structures of like size), local (coherent, any "
-        "size), local-deep (of the last features, for reports), white (energies and forces apart)",
+        description="noise of the labels: "
+        + ", ".join(f"{name} ({form.meaning})" for name, form in NOISE_FORMS.items() if name != "none"),
     )
     gamma: float | None = Field(
         None, gt=0, description="inverse length over which coherent noise changes, 1/A, or where it starts"
@@ -118,6 +119,13 @@ class ModelConfig(BaseModel):
     @classmethod
     def _one_or_many(cls, value):
         return [value] if isinstance(value, int) else value
+
+    @field_validator("noise")
+    @classmethod
+    def _known_noise(cls, name: str) -> str:
+        if name not in NOISE_FORMS:
+            raise ValueError(f"noise {name!r} is not one of {', '.join(NOISE_FORMS)}")
+        return name
 
     @field_validator("type_names")
     @classmethod

@@ -30,7 +30,7 @@ def dropout_heads(potential: Potential, samples: int, seed: int = 0) -> Potentia
             f"{samples} samples of a model with dropout {dropout}: take two or more, of one with dropout"
         )
     d = potential.network.num_last_features
-    heads = Potential(config.model_copy(update={"heads": samples, "dropout": 0.0}))
+    heads = Potential(config.model_copy(update={"heads": samples, "dropout": 0.0}), potential.architecture)
     mixture = potential.mixture
     heads.set_mixture(mixture.means, mixture.precisions_cholesky, mixture.log_weights, mixture.projection)
     # what is one member's, of size 1 along the axis of members, is repeated
@@ -39,7 +39,7 @@ def dropout_heads(potential: Potential, samples: int, seed: int = 0) -> Potentia
     heads.load_state_dict({name: given[name].expand_as(value) for name, value in own.items()})
     kept = dropout_masks(samples, d, dropout, seed).to(heads.network.dtype)
     with torch.no_grad():
-        heads.network.readout.last.weight.mul_(kept.t())
+        heads.network.last_layer().mul_(kept.t())
         for head in heads.noise.modules():
             if isinstance(head, Head):
                 first = head.inner[0] if len(head.inner) else head.last

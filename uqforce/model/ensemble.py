@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Sequence
-from typing import List, Optional
+from typing import Dict, List
 
-import torch
 from torch import Tensor, nn
 
 from uqforce.errors import ModelError
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
-from uqforce.model.form import DomainForm, Form
+from uqforce.model.form import Form
+from uqforce.model.graph import Graph
 from uqforce.model.inference import InferencePotential
 from uqforce.model.potential import Potential
 from uqforce.model.prediction import Evaluation, joined
@@ -22,26 +22,19 @@ SHARED = ("type_names", "r_max", "per_edge_type_cutoff", "dtype", "noise")
 class Members(Form):
     """What an ensemble and its inference form share: `members` on the same edges, the first one's scores."""
 
-    def evaluate(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        reduction: str,
-    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
+    def evaluate(self, graph: Graph, reduction: str, uncertain: bool) -> tuple[Evaluation, Tensor]:
         """See `Potential.evaluate`."""
         parts: List[Evaluation] = []
-        of_scores: List[Tensor] = []
+        score_gradients: List[Tensor] = []
         for k, member in enumerate(self.members):
-            e, of_score = member.evaluate(
-                edge_vec, edge_index, atom_types, batch, num_structures, reduction if k == 0 else ""
-            )
+            e, score_gradient = member.evaluate(graph, reduction if k == 0 else "", uncertain)
             parts.append(e)
-            of_scores.append(of_score)
-        return joined(parts), of_scores[0]
+            score_gradients.append(score_gradient)
+        return joined(parts), score_gradients[0]
 
-    def scores(
-        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Potential.scores`."""
-        return self.members[0].scores(features, atom_types, batch, num_structures)
+    def scores(self, features: Tensor, graph: Graph) -> Dict[str, Tensor]:
+        """See `Form.scores`."""
+        return self.members[0].scores(features, graph)
 
 
 class Ensemble(Members):
@@ -100,7 +93,7 @@ def first_member(model: Potential | Ensemble) -> Potential:
     return model.members[0] if isinstance(model, Ensemble) else model
 
 
-class InferenceEnsemble(Members, DomainForm):
+class InferenceEnsemble(Members):
     """The inference form of an `Ensemble`: that of every member, their derivatives combined at once.
 
     Attributes:
@@ -122,21 +115,6 @@ class InferenceEnsemble(Members, DomainForm):
         for name in ("energy_error", "forces_error"):
             self.tabulation[name] = max(table[name] for table in tables)
         self.eval()
-
-    def evaluate_domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor],
-    ) -> tuple[Evaluation, Tensor]:  # fmt: skip
-        """See `InferencePotential.evaluate_domain`; the traces' mean."""
-        parts: List[Evaluation] = []
-        traces: List[Tensor] = []
-        for member in self.members:
-            e, trace = member.evaluate_domain(
-                edge_vec, edge_index, atom_types, batch, exchange, uncertain, numbers
-            )
-            parts.append(e)
-            traces.append(trace)
-        return joined(parts), torch.stack(traces).mean(0)
 
 
 def inference_form(

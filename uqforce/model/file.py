@@ -56,10 +56,14 @@ def _format_of(model: Potential | Ensemble) -> int:
 
 
 def _entry(potential: Potential) -> dict:
-    """Configuration, as far as the format knows it, and card."""
+    """Architecture, configuration, as far as the format knows it, and card."""
     of_format = _format_of(potential)
     unknown = {"heads", *NOISE} if of_format < 3 else {"heads"} if of_format < 4 else set()
-    return {"config": potential.config.model_dump(exclude=unknown), "card": potential.card}
+    return {
+        "architecture": potential.architecture,
+        "config": potential.config.model_dump(exclude=unknown),
+        "card": potential.card,
+    }
 
 
 def upgrade(config: dict, tensors: dict[str, Tensor]) -> None:
@@ -132,7 +136,7 @@ def _potential(entry: dict, tensors: dict[str, Tensor], dtype: str | None) -> Po
     config = ModelConfig(**entry["config"])
     if dtype is not None:
         config = ModelConfig(**{**entry["config"], "dtype": dtype})
-    potential = Potential(config)
+    potential = Potential(config, entry.get("architecture", "nequip"))  # formats 1 to 5 knew no other
     potential.set_mixture(
         *(tensors[f"mixture.{name}"] for name in ("means", "precisions_cholesky", "log_weights")),
         projection=tensors.get("mixture.projection"),

@@ -1,11 +1,21 @@
 """What potentials, ensembles and the inference forms of both share: how an `Evaluation` becomes an answer."""
 
-from typing import Optional
+from collections.abc import Callable
+from typing import Dict
 
 import torch
 from torch import Tensor, nn
 
-from uqforce.model.prediction import DomainPrediction, Prediction, derived, of_domain
+from uqforce.model.graph import Graph, own_types, with_edge_vec
+from uqforce.model.llpr import Rigidity
+from uqforce.model.mixture import Mixture
+from uqforce.model.prediction import Evaluation, results_of_share, results_of_structures
+from uqforce.model.quantities import Prediction
+
+SCORES: dict[str, Callable[[int, torch.dtype], nn.Module]] = {"mixture": Mixture, "rigidity": Rigidity}
+"""Attribute of a potential -> what makes it, of the number of last features and their precision. A new score
+is a module with what it computes, one with how it is fitted, a row of `quantities`, a line here, and one in
+`Form.scores`."""
 
 
 class Form(nn.Module):
@@ -17,70 +27,55 @@ class Form(nn.Module):
         ddof: 0 for the moments of the mixture of the members' distributions, 1 for the covariance of samples.
     """
 
-    def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> Prediction:
-        """Evaluate a batch.
+    def __call__(self, *graph) -> Prediction:
+        """Evaluate a batch of structures.
 
         Args:
-            edge_vec: [E,3] A, any float type; its gradient is taken here, so a graph behind it is not needed.
-            edge_index: [2,E] int64, row 0 centre, row 1 neighbour, sorted by centre.
-            atom_types: [N] int64 indices into `config.type_names`.
-            batch: [N] int64 structure of each atom, ascending.
-            num_structures: B.
+            graph: a `Graph`, or its fields: edge_vec [E,3] A, edge_index [2,E], atom_types [N], batch [N] and
+                the number of structures.
 
-        In training mode forces keep the graph for a second backward pass.
+        The gradient by edge_vec is taken here, so a graph of derivatives behind it is not needed. In training
+        mode forces keep theirs for a second backward pass.
         """
-        return self.with_nll_gradient(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
+        whole = graph[0] if isinstance(graph[0], Graph) else Graph(*graph)
+        return Prediction(**super().__call__(whole))
 
-    def with_nll_gradient(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        reduction: str,
-    ) -> tuple[Prediction, Tensor]:  # fmt: skip
-        """The prediction, and d(the structures' scores) / d(positions) [N,3] nat/A.
+    def forward(self, graph: Graph, uncertain: bool = True) -> Dict[str, Tensor]:
+        """A dictionary of what the model carries, by the names of `Prediction`.
 
-        The score is the `reduction` "mean", "max" or "sum" of the `nll` of a structure's atoms; with "" there
-        is no gradient, [0,3]. The mixture must be fitted, the model in evaluation mode.
+        Of a share of a structure (`graph.parallel`) that is what a parallel engine makes forces and virials
+        of: `edge_gradient` is that of the energy of all processes' own atoms by this process's edges (with
+        `exchange`), or of its own atoms alone. A share that is not `uncertain` has energies, edge gradient
+        and features, and saves time; structures always have everything.
         """
-        e, of_score = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, reduction)
-        nll, rigidity = self.scores(e.features, atom_types, batch, num_structures)
-        edge_vec = edge_vec.detach().to(torch.float64)
-        prediction = derived(e, nll, edge_index, edge_vec, batch, num_structures, self.local, self.ddof)
-        if not self.training:
-            prediction = self.calibration(prediction, rigidity, batch, num_structures)
-        return prediction, of_score
+        return self.results(self.evaluate(graph, "", uncertain)[0], graph, uncertain)
 
+    def with_nll_gradient(self, graph: Graph, reduction: str) -> tuple[Dict[str, Tensor], Tensor]:
+        """What `forward` returns, and d(the structures' scores) / d(positions) [N,3] nat/A.
 
-class DomainForm(Form):
-    """A form that parallel engines run too: it has `evaluate_domain`."""
-
-    @torch.jit.export
-    def domain(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int, exchange: bool,
-        uncertain: bool, numbers: Optional[Tensor] = None,
-    ) -> DomainPrediction:  # fmt: skip
-        """One process's share of one structure that a parallel engine divides among many.
-
-        Args:
-            edge_vec, edge_index: as in `forward`.
-            atom_types: [N], the process's own atoms first, then its ghosts.
-            num_owned: number of own atoms, n.
-            exchange: True: the centres of edges are own atoms, and ghosts' features come from their owners
-                (`ghost_exchange`); False: every ghost within (layers - 1) cutoffs has its own edges.
-            uncertain: False leaves all but energies, edge gradient and features empty, and saves time.
-            numbers: [N] int64, the engine's numbers of the atoms, the same of images. Without them a ghost is
-                an atom of its own to noise `local`: wrong where a cell is smaller than two cutoffs.
-
-        Returns:
-            `edge_gradient` is that of the energy of all processes' own atoms by this process's edges (with
-            `exchange`), or of its own atoms alone. The engine makes forces and virials of it.
+        The score is the `reduction` "mean", "max" or "sum" of the `nll` of a structure's atoms. The mixture
+        must be fitted, the model in evaluation mode.
         """
-        edge_vec = edge_vec.detach().to(torch.float64)
-        batch = torch.zeros(num_owned, dtype=torch.int64, device=edge_vec.device)
-        e, trace = self.evaluate_domain(edge_vec, edge_index, atom_types, batch, exchange, uncertain, numbers)
-        nll = edge_vec.new_zeros(0)
-        rigidity = (nll, nll)
+        e, score_gradient = self.evaluate(graph, reduction, True)
+        return self.results(e, graph, True), score_gradient
+
+    def results(self, e: Evaluation, graph: Graph, uncertain: bool) -> Dict[str, Tensor]:
+        graph = with_edge_vec(graph, graph.edge_vec.detach().to(torch.float64))
+        if graph.parallel:
+            out = results_of_share(e, graph, self.ddof, uncertain)
+        else:
+            out = results_of_structures(e, graph, self.local, self.ddof)
         if uncertain:
-            nll, rigidity = self.scores(e.features, atom_types[:num_owned], batch, 1)
-        prediction = of_domain(e, nll, trace, edge_index, atom_types.shape[0], self.ddof, uncertain)
-        return self.calibration.of_domain(prediction, rigidity)
+            out.update(self.scores(e.features, graph))
+            if not self.training:
+                out = self.calibration(out, graph)
+        return out
+
+    def scores(self, features: Tensor, graph: Graph) -> Dict[str, Tensor]:
+        """Scores of atoms [n] and of structures [B] by their features [n,D]: those that are fitted."""
+        out: Dict[str, Tensor] = {}
+        if self.mixture.means.shape[0] > 0:
+            out["nll"] = self.mixture(features, own_types(graph))
+        if not self.training:
+            out.update(self.rigidity(features, self.energy_scales(own_types(graph)), graph))
+        return out

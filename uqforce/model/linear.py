@@ -13,35 +13,42 @@ from uqforce.ops import BlockSpec
 
 
 class ScalarLinear(nn.Module):
-    """x [N, in] -> x W * gain / sqrt(in) [N, out]; no bias; weights uniform with unit variance."""
+    """x [N, in] -> x W * gain / sqrt(in) [N, out]; no bias; weights uniform with unit variance.
 
-    def __init__(self, dim_in: int, dim_out: int, gain: float, dtype: torch.dtype) -> None:
+    With `members` there is a matrix for each: x [N, in] or [M, N, in] -> [M, N, out].
+    """
+
+    def __init__(
+        self, dim_in: int, dim_out: int, gain: float, dtype: torch.dtype, members: int | None = None
+    ) -> None:
         super().__init__()
         self.alpha = gain / math.sqrt(dim_in)
-        self.weight = nn.Parameter(
-            torch.empty(dim_in, dim_out, dtype=dtype).uniform_(-math.sqrt(3), math.sqrt(3))
-        )
+        size = [dim_in, dim_out] if members is None else [members, dim_in, dim_out]
+        self.weight = nn.Parameter(torch.empty(size, dtype=dtype).uniform_(-math.sqrt(3), math.sqrt(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self.weight * self.alpha)
+        return torch.matmul(x, self.weight * self.alpha)
 
 
 class ScalarMLP(nn.Module):
     """Perceptron without bias, initialised to preserve the forward variance.
 
     `dims` are the widths from input to output, `activation` ("silu", "mish", "gelu" or "none") stands between
-    the layers; `hidden(x)` is the input of the last layer, `last`.
+    the layers; `hidden(x)` is the input of the last layer, `last`. With `members` there is one perceptron for
+    each, on the same input.
     """
 
     activation: Final[str]
 
-    def __init__(self, dims: list[int], dtype: torch.dtype, activation: str = "silu") -> None:
+    def __init__(
+        self, dims: list[int], dtype: torch.dtype, activation: str = "silu", members: int | None = None
+    ) -> None:
         super().__init__()
         self.activation = activation
         # The gain of ReLU stands in for those of the smooth functions, as in NequIP.
         gain = 1.0 if activation == "none" else math.sqrt(2.0)
         layers = [
-            ScalarLinear(dim_in, dim_out, 1.0 if i == 0 else gain, dtype)
+            ScalarLinear(dim_in, dim_out, 1.0 if i == 0 else gain, dtype, members)
             for i, (dim_in, dim_out) in enumerate(pairwise(dims))
         ]
         self.inner = nn.ModuleList(layers[:-1])
@@ -97,12 +104,14 @@ class ScalarMLP(nn.Module):
             weights.append(layer.weight * layer.alpha)
             x = self.activate(x)
         for k in range(len(weights) - 1, -1, -1):
-            cotangents = torch.matmul(cotangents * slopes[k], weights[k].t())
+            cotangents = torch.matmul(cotangents * slopes[k], weights[k].transpose(-2, -1))
         return cotangents
 
     def vjp(self, x: Tensor, cotangents: Tensor) -> Tensor:
         """Cotangents of `forward(x)` [K, N, out] -> of x, [K, N, in]."""
-        return self.hidden_vjp(x, torch.matmul(cotangents, (self.last.weight * self.last.alpha).t()))
+        return self.hidden_vjp(
+            x, torch.matmul(cotangents, (self.last.weight * self.last.alpha).transpose(-2, -1))
+        )
 
 
 def silu_slope(x: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """Last-layer prediction rigidity: how far the training data fix the energies, by linear algebra alone."""
 
+from typing import Dict
+
 import torch
 from torch import Tensor, nn
 
+from uqforce.model.graph import Graph
 from uqforce.model.prediction import sum_by_structure
 
 
@@ -16,7 +19,7 @@ class Rigidity(nn.Module):
     `factor` [D,D] is float64, as what is computed: the second derivative's eigenvalues span many decades.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_features: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("factor", None)
 
@@ -29,13 +32,17 @@ class Rigidity(nn.Module):
         """Keep this factor [D,D], or none."""
         self.factor = None if factor is None else factor.detach().to(torch.float64, copy=True).contiguous()
 
-    def forward(
-        self, features: Tensor, scales: Tensor, batch: Tensor, num_structures: int
-    ) -> tuple[Tensor, Tensor]:
-        """features [N,D], energy scales of the atoms [N] eV -> of atoms [N], of structures [B], eV."""
+    def forward(self, features: Tensor, scales: Tensor, graph: Graph) -> Dict[str, Tensor]:
+        """features [n,D], energy scales of the atoms [n] eV -> `llpr` [n], `energy_llpr` [B], eV; or none.
+
+        Of a share of a structure there is `llpr` alone.
+        """
+        out: Dict[str, Tensor] = {}
         if self.factor is None:
-            none = scales.new_zeros(0)
-            return none, none
+            return out
         rows = torch.matmul(features.detach().to(torch.float64) * scales.detach().unsqueeze(1), self.factor)
-        whole = sum_by_structure(rows, batch, num_structures)
-        return torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(whole, dim=1)
+        out["llpr"] = torch.linalg.vector_norm(rows, dim=1)
+        if not graph.parallel:
+            whole = sum_by_structure(rows, graph.batch, graph.num_structures)
+            out["energy_llpr"] = torch.linalg.vector_norm(whole, dim=1)
+        return out

@@ -5,6 +5,7 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
+from uqforce.model.graph import Graph, own_types
 from uqforce.model.prediction import sum_by_structure
 
 
@@ -104,9 +105,7 @@ class Mixture(nn.Module):
             score, slope, start = placed(score, its, of_type), placed(slope, its, slope_of_type), end
         return score, slope
 
-    def cotangent(
-        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int, reduction: str
-    ) -> Tensor:
+    def cotangent(self, features: Tensor, graph: Graph, reduction: str) -> Tensor:
         """d(the structures' scores) / d(features), [N,D] in the network's precision; the mixture is fitted.
 
         A structure's score is the `reduction` "mean", "max" or "sum" of its atoms'; those that share the
@@ -115,7 +114,8 @@ class Mixture(nn.Module):
         features = features.detach()
         if self.working_projection is not None:
             features = torch.matmul(features, self.working_projection)
-        score, slope = self.score_and_slope(features, atom_types)
+        batch, num_structures = graph.batch, graph.num_structures
+        score, slope = self.score_and_slope(features, own_types(graph))
         weight = torch.ones_like(score)
         if reduction == "max":
             largest = score.new_full([num_structures], -float("inf"))

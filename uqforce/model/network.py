@@ -1,7 +1,6 @@
 """NequIP's network: edges and types in, per-atom energies and last features out."""
 
 import math
-from typing import Optional
 
 import torch
 from e3nn.o3 import Irreps
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import EdgeEmbedding, Edges
+from uqforce.model.graph import Graph
 from uqforce.model.interaction import Interaction
 from uqforce.model.linear import ScalarMLP
 from uqforce.model.zbl import ZBL
@@ -81,35 +81,43 @@ class Network(nn.Module):
         self.scale_shift = PerTypeScaleShift(config)
         self.zbl = ZBL(config.type_names) if config.zbl else None
 
-    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> tuple[Tensor, Tensor]:
-        """edge_vec [E,3] A, edge_index [2,E], atom_types [N] -> energies [M,N] float64 eV, features [N,D].
-
-        M heads: the rows of one last linear map, to the atomic energies, of the same features.
-        """
-        return self.propagate(self.embed(edge_vec, edge_index, atom_types), edge_index, atom_types)
-
-    def embed(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Edges:
+    def embed(self, graph: Graph) -> Edges:
         """The edges as the layers see them."""
         # Lengths rounded to float32 would cost a digit in stresses; in training that does not matter.
-        vec = edge_vec.to(self.dtype if self.training else torch.float64)
+        vec = graph.edge_vec.to(self.dtype if self.training else torch.float64)
         if self.training and 0 < self.radial_nodes < vec.shape[0]:
-            edge_sh, scaled_length = self.edge_embedding.geometry(vec, edge_index, atom_types)
+            edge_sh, scaled_length = self.edge_embedding.geometry(vec, graph.edge_index, graph.atom_types)
             basis, slope = self.edge_embedding.node_basis(self.radial_nodes)
             return Edges(vec, edge_sh, scaled_length, basis, slope)
-        edge_sh, basis, scaled_length = self.edge_embedding(vec, edge_index, atom_types)
+        edge_sh, basis, scaled_length = self.edge_embedding(vec, graph.edge_index, graph.atom_types)
         return Edges(vec, edge_sh, scaled_length, basis, None)
 
-    def propagate(
-        self, edges: Edges, edge_index: Tensor, atom_types: Tensor, kept: Optional[Tensor] = None
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """`forward` of embedded edges; `kept` [N,D] are factors of the features."""
-        x = torch.nn.functional.embedding(atom_types, self.type_embedding)
+    def features(self, edges: Edges, graph: Graph) -> Tensor:
+        """The last features [N,D] of embedded edges."""
+        x = torch.nn.functional.embedding(graph.atom_types, self.type_embedding)
         for layer in self.layers:
-            x = layer(x, edges, edge_index, atom_types, self.type_embedding)
-        features = self.readout.hidden(x)
-        if kept is not None:
-            features = features * kept
-        energies = self.scale_shift(self.readout.last(features).t(), atom_types)
+            x = layer(x, edges, graph.edge_index, graph.atom_types, self.type_embedding)
+        return self.readout.hidden(x)
+
+    def energies(self, features: Tensor, edges: Edges, graph: Graph) -> Tensor:
+        """Energies [M,N] of last features."""
+        energies = self.scale_shift(self.readout.last(features).t(), graph.atom_types)
         if self.zbl is not None:
-            energies = energies + self.zbl(edges.vec, edges.scaled_length, edge_index, atom_types)
-        return energies, features
+            energies = energies + self.zbl(edges.vec, edges.scaled_length, graph.edge_index, graph.atom_types)
+        return energies
+
+    @torch.jit.unused
+    def inference(self, cutoffs: Tensor) -> nn.Module:
+        """Its inference form, of the float64 network, for cutoffs [T,T] A of pairs of types."""
+        from uqforce.model.inference_network import InferenceNetwork
+
+        return InferenceNetwork(self, cutoffs)
+
+    def energy_scales(self, atom_types: Tensor) -> Tensor:
+        """Energy scales of atoms [N], eV."""
+        return self.scale_shift.scales[atom_types]
+
+    @torch.jit.unused
+    def last_layer(self) -> nn.Parameter:
+        """Weights [D,M] of the last linear map, from the last features to the energies."""
+        return self.readout.last.weight

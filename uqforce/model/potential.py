@@ -3,24 +3,24 @@
 from typing import Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uqforce.errors import ModelError
+from uqforce.model.backbone import make_backbone
 from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
-from uqforce.model.form import Form
-from uqforce.model.llpr import Rigidity
-from uqforce.model.mixture import Mixture
-from uqforce.model.network import DTYPES, Network
+from uqforce.model.form import SCORES, Form
+from uqforce.model.graph import Graph, with_edge_vec
+from uqforce.model.network import DTYPES
 from uqforce.model.noise import make_noise
 from uqforce.model.prediction import (
     Evaluation,
-    Prediction,
     by_positions,
-    derived,
     detached,
     of_member,
+    results_of_structures,
 )
+from uqforce.model.quantities import Prediction
 
 
 class Potential(Form):
@@ -30,7 +30,8 @@ class Potential(Form):
     `Prediction`: energy [B] eV, forces [N,3] eV/A, virial [B,3,3] eV, nll [N], ...
 
     Args:
-        config: the architecture.
+        config: sizes and choices.
+        architecture: of the network, one of `uqforce.model.backbone.ARCHITECTURES`.
 
     Attributes:
         card: what is known of the model (data, units, accuracy, thresholds); plain JSON values.
@@ -45,14 +46,14 @@ class Potential(Form):
         torch.Size([2, 3])
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, architecture: str = "nequip") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.architecture = config, architecture
         self.card: dict = {}
         self.dropout = config.dropout
-        self.network = Network(config)
-        self.mixture = Mixture(self.network.num_last_features, DTYPES[config.dtype])
-        self.rigidity = Rigidity()
+        self.network: nn.Module = make_backbone(architecture, config)
+        for name, make in SCORES.items():
+            setattr(self, name, make(self.network.num_last_features, DTYPES[config.dtype]))
         self.calibration = Calibration()
         self.noise = make_noise(config, self.network.num_last_features, config.heads)
         self.local, self.ddof = self.noise.local, 0
@@ -91,24 +92,24 @@ class Potential(Form):
             projection, counts, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
         )
 
-    def scores(
-        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The mixture's nll [N] of features [N,D], and their rigidities, of atoms [N] and structures [B]."""
-        scales = self.network.scale_shift.scales[atom_types]
-        return self.mixture(features, atom_types), self.rigidity(features, scales, batch, num_structures)
+    def energy_scales(self, atom_types: Tensor) -> Tensor:
+        """Energy scales of atoms [N], eV."""
+        return self.network.energy_scales(atom_types)
 
     @torch.jit.unused
-    def of_members(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int
-    ) -> list[Prediction]:
-        """What each head says by itself, from one pass through the network; arguments as in `forward`."""
-        e = self.evaluate(edge_vec, edge_index, atom_types, batch, num_structures, "")[0]
-        nll, edge_vec = self.mixture(e.features, atom_types), edge_vec.detach().to(torch.float64)
-        return [
-            derived(of_member(e, m), nll, edge_index, edge_vec, batch, num_structures, self.local, 0)
-            for m in range(e.energies.shape[0])
-        ]
+    def last_features(self, graph: Graph) -> Tensor:
+        """The network's last features [N,D] of a batch: no forces, and no gradient is taken."""
+        return self.network.features(self.network.embed(graph), graph)
+
+    @torch.jit.unused
+    def of_members(self, graph: Graph) -> list[Prediction]:
+        """What each head says by itself, from one pass through the network."""
+        e = self.evaluate(graph, "", True)[0]
+        scores = self.scores(e.features, graph)
+        graph = with_edge_vec(graph, graph.edge_vec.detach().to(torch.float64))
+        parts = [of_member(e, m) for m in range(e.energies.shape[0])]
+        out = [results_of_structures(part, graph, self.local, 0) for part in parts]
+        return [Prediction(**one, **scores) for one in out]
 
     def dropout_factors(self, batch: Tensor, num_structures: int) -> Optional[Tensor]:
         """Factors [N,D] of the last features in training with dropout, the same for a structure's atoms."""
@@ -118,44 +119,45 @@ class Potential(Form):
         kept = torch.full(size, 1.0 - self.dropout, dtype=self.network.dtype, device=batch.device)
         return (torch.bernoulli(kept) / (1.0 - self.dropout))[batch]
 
-    def evaluate(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        batch: Tensor,
-        num_structures: int,
-        reduction: str,
-    ) -> tuple[Evaluation, Tensor]:
-        """What predictions are made of, and the scores' gradient; arguments as in `with_nll_gradient`."""
+    def evaluate(self, graph: Graph, reduction: str, uncertain: bool) -> tuple[Evaluation, Tensor]:
+        """What results are made of, and the gradient of the structures' scores by the positions.
+
+        See `Form.forward` and `Form.with_nll_gradient`; with the `reduction` "" there is no gradient, [0,3].
+        """
+        if graph.parallel:
+            raise RuntimeError("parallel engines run a model's inference form: `inference_form` makes it")
         if reduction != "" and self.training:
             raise RuntimeError("the gradient of nll is for evaluation: call eval() first")
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "a potential takes gradients for its forces: call it outside of torch.no_grad()"
             )
-        edge_vec = edge_vec.to(torch.float64)
+        edge_vec = graph.edge_vec.to(torch.float64)
         if not edge_vec.requires_grad:
             edge_vec = edge_vec.detach().requires_grad_(True)
-        edges = self.network.embed(edge_vec, edge_index, atom_types)
-        kept = self.dropout_factors(batch, num_structures)
-        energies, features = self.network.propagate(edges, edge_index, atom_types, kept)
-        terms = self.noise(features, edges, edge_index, atom_types, batch, num_structures)
+        graph = with_edge_vec(graph, edge_vec)
+        edges = self.network.embed(graph)
+        features = self.network.features(edges, graph)
+        dropped = self.dropout_factors(graph.batch, graph.num_structures)
+        if dropped is not None:
+            features = features * dropped
+        energies = self.network.energies(features, edges, graph)
+        terms = self.noise(features, edges, graph)
         keep, with_score = self.training, reduction != ""
-        scalars = torch.cat([energies.sum(1), terms.roots])
+        scalars = torch.cat([energies.sum(1), terms.scalars])
         gradients = _gradients(scalars, edge_vec, keep, keep or with_score)
         members = energies.shape[0]
-        slopes, halves = self.noise.split(gradients[members:], terms, edge_index, batch)
+        sigma_gradients, half_variance_gradients = self.noise.split(gradients[members:], terms, graph)
         evaluation = Evaluation(
             energies, gradients[:members], features, terms.variances, terms.variance, terms.diagonal,
-            terms.strain, slopes, halves,
+            terms.strain, sigma_gradients, half_variance_gradients, edge_vec.new_zeros(1, 0),
         )  # fmt: skip
-        of_score = edge_vec.new_zeros(0, 3)
+        score_gradient = edge_vec.new_zeros(0, 3)
         if with_score:
-            cotangent = self.mixture.cotangent(features, atom_types, batch, num_structures, reduction)
-            of_edges = _gradients((features * cotangent).sum().view(1), edge_vec, False, False)[0]
-            of_score = by_positions(edge_index, edge_vec.detach(), of_edges, batch, num_structures)
-        return evaluation if self.training else detached(evaluation), of_score
+            cotangent = self.mixture.cotangent(features, graph, reduction)
+            by_edges = _gradients((features * cotangent).sum().view(1), edge_vec, False, False)[0]
+            score_gradient = by_positions(by_edges, graph)
+        return evaluation if self.training else detached(evaluation), score_gradient
 
 
 def _gradients(scalars: Tensor, edge_vec: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:

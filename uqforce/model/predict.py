@@ -8,25 +8,26 @@ import torch
 from torch import Tensor
 
 from uqforce.data import Batch, Dataset, ordered_batches
+from uqforce.model.graph import Graph
 from uqforce.model.potential import Potential
-from uqforce.model.prediction import Prediction
+from uqforce.model.quantities import QUANTITIES, Prediction
 from uqforce.ops import edge_vectors
 
 
-def model_arguments(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """What models take of a batch; edge vectors from positions and cells."""
+def graph_of(batch: Batch) -> Graph:
+    """The batch as models see it, with edge vectors from positions and cells."""
     edge_vec = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.cell_shift, batch.batch)
-    return edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures
+    return Graph(edge_vec, batch.edge_index, batch.atom_types, batch.batch, batch.num_structures)
 
 
 def predict(model: torch.nn.Module, batch: Batch) -> Prediction:
     """Evaluate a potential or an ensemble on a batch."""
-    return model(*model_arguments(batch))
+    return model(graph_of(batch))
 
 
 def predict_members(potential: Potential, batch: Batch) -> list[Prediction]:
     """Evaluate each head of a potential by itself on a batch."""
-    return potential.of_members(*model_arguments(batch))
+    return potential.of_members(graph_of(batch))
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ def predict_dataset(
         for batch in ordered_batches(dataset, batch_size, device, title="evaluating"):
             prediction = predict(model, batch)
             found = {name: getattr(prediction, name) for name in names}
-            parts.append({name: value for name, value in found.items() if value.numel()})
+            parts.append({name: value for name, value in found.items() if value is not None})
     return join_predictions(parts)
 
 
@@ -76,5 +77,5 @@ def join_predictions(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndar
     joined = {}
     for name in parts[0]:
         values = [part[name].detach().cpu().double().numpy() for part in parts]
-        joined[name] = np.concatenate(values, axis=1 if name.endswith("_ensemble") else 0)
+        joined[name] = np.concatenate(values, axis=1 if QUANTITIES[name].axis == "member" else 0)
     return joined

@@ -1,64 +1,14 @@
-"""What a potential says, and how it follows from energies, noise and their derivatives by the edges."""
+"""How a model's results follow from energies, noise and their derivatives by the edges.
 
-from typing import List, NamedTuple
+Results are a dictionary by the names of `uqforce.model.quantities`, of exactly what there is.
+"""
+
+from typing import Dict, List, NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class Prediction(NamedTuple):
-    """What a potential says of a batch of structures. A tensor that the model does not carry has no elements.
-
-    Shapes: N atoms, B structures, E edges, D features, M members. eV and A; float64 except the features.
-    `*_aleatoric` is the noise of the data, `*_epistemic` the disagreement of members, and the name alone both
-    together. Virial covariances are in ASE's Voigt order, xx yy zz yz xz xy.
-    """
-
-    energies: Tensor  # [N]
-    energy: Tensor  # [B]
-    forces: Tensor  # [N,3]
-    virial: Tensor  # [B,3,3]; stress = -virial / volume
-    edge_gradient: Tensor  # [E,3], d(total energy) / d(edge_vec)
-    features: Tensor  # [N,D]
-    nll: Tensor  # [N], mixture score
-    energies_variance: Tensor  # [N], sums to the square of energy_uncertainty_aleatoric
-    energy_uncertainty: Tensor  # [B]
-    energy_uncertainty_aleatoric: Tensor  # [B]
-    energy_uncertainty_epistemic: Tensor  # [B]
-    forces_uncertainty: Tensor  # [N], sqrt(trace of the covariance / 3)
-    forces_uncertainty_aleatoric: Tensor  # [N]
-    forces_uncertainty_epistemic: Tensor  # [N]
-    forces_covariance: Tensor  # [N,3,3]
-    forces_covariance_aleatoric: Tensor  # [N,3,3]
-    forces_covariance_epistemic: Tensor  # [N,3,3]
-    energy_forces_covariance: Tensor  # [N,3], of an atom's force with its structure's energy
-    virial_covariance: Tensor  # [B,6,6]; of the stress: divided by the square of the volume
-    virial_covariance_aleatoric: Tensor  # [B,6,6]
-    virial_covariance_epistemic: Tensor  # [B,6,6]
-    energy_ensemble: Tensor  # [M,B]
-    forces_ensemble: Tensor  # [M,N,3]
-    virial_ensemble: Tensor  # [M,B,3,3]
-    llpr: Tensor  # [N], last-layer rigidity of an atom's energy, eV
-    energy_llpr: Tensor  # [B], last-layer rigidity of a structure's energy, eV
-    forces_error: Tensor  # [N], error of the atom's force expected from a score, rms of a component
-
-
-class DomainPrediction(NamedTuple):
-    """What one process of many says of its own n atoms, of the whole structure's energy, and of its edges."""
-
-    energies: Tensor  # [n]
-    edge_gradient: Tensor  # [E,3]
-    features: Tensor  # [n,D]
-    nll: Tensor  # [n]
-    energies_variance: Tensor  # [n]
-    energy_uncertainty: Tensor  # [1], of the whole structure
-    energy_uncertainty_aleatoric: Tensor  # [1]
-    energy_uncertainty_epistemic: Tensor  # [1]
-    forces_uncertainty: Tensor  # [n]
-    forces_uncertainty_aleatoric: Tensor  # [n]
-    forces_uncertainty_epistemic: Tensor  # [n]
-    llpr: Tensor  # [n]
-    forces_error: Tensor  # [n]
+from uqforce.model.graph import Graph
 
 
 class Evaluation(NamedTuple):
@@ -74,10 +24,11 @@ class Evaluation(NamedTuple):
     variance: Tensor  # [M,B] of the structures' energies
     diagonal: Tensor  # [M,n] of a force component's own noise
     strain: Tensor  # [M,B] of the virial's diagonal's own noise
-    slopes: (
-        Tensor  # [K,E,3], K = P M: of the noise's standard deviations by the edges, P probes of each member
-    )
-    halves: Tensor  # [M,E,3], of half the energies' variance by the edges
+    # By the edges: [K,E,3] of the noise's standard deviations, K = P M with P probes of each member ...
+    sigma_gradients: Tensor
+    half_variance_gradients: Tensor  # ... and [M,E,3] of half the energies' variance
+    # Of a share: [1,n], traces of the blocks that the sigma_gradients of all shares make, mean over members.
+    trace: Tensor
 
 
 def sum_by_structure(values: Tensor, batch: Tensor, num_structures: int) -> Tensor:
@@ -100,30 +51,52 @@ def sums_by_atom(values: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
     return sums.index_add(0, edge_index[1], rows, alpha=-1.0)
 
 
-def by_positions(
-    edge_index: Tensor, edge_vec: Tensor, gradient: Tensor, batch: Tensor, num_structures: int
-) -> Tensor:
-    """gradient [E,3] with respect to edge_vec -> with respect to the positions [N,3]."""
-    none = gradient.new_zeros(0, gradient.shape[0], 3)
+def by_positions(gradient: Tensor, graph: Graph) -> Tensor:
+    """A gradient by edge_vec [E,3] -> by the positions [N,3]."""
+    none, edge_vec = gradient.new_zeros(0, gradient.shape[0], 3), graph.edge_vec.detach().to(gradient.dtype)
     return -torch.ops.uqforce.force_variance(
-        edge_index, edge_vec, gradient.unsqueeze(0), none, batch, num_structures, False, 0
+        graph.edge_index,
+        edge_vec,
+        gradient.unsqueeze(0),
+        none,
+        graph.batch,
+        graph.num_structures,
+        False,
+        0,
+        1,
     )[0]
 
 
 def detached(e: Evaluation) -> Evaluation:
     return Evaluation(
-        e.energies.detach(), e.gradients.detach(), e.features.detach(), e.variances.detach(),
-        e.variance.detach(), e.diagonal.detach(), e.strain.detach(), e.slopes.detach(), e.halves.detach(),
-    )  # fmt: skip
+        e.energies.detach(),
+        e.gradients.detach(),
+        e.features.detach(),
+        e.variances.detach(),
+        e.variance.detach(),
+        e.diagonal.detach(),
+        e.strain.detach(),
+        e.sigma_gradients.detach(),
+        e.half_variance_gradients.detach(),
+        e.trace.detach(),
+    )
 
 
 def of_member(e: Evaluation, m: int) -> Evaluation:
     """One member's part."""
-    mine, slopes = slice(m, m + 1), e.slopes[m :: e.energies.shape[0]]  # every probe has a row per member
+    row = slice(m, m + 1)
     return Evaluation(
-        e.energies[mine], e.gradients[mine], e.features, e.variances[mine], e.variance[mine],
-        e.diagonal[mine], e.strain[mine], slopes, e.halves[mine],
-    )  # fmt: skip
+        e.energies[row],
+        e.gradients[row],
+        e.features,
+        e.variances[row],
+        e.variance[row],
+        e.diagonal[row],
+        e.strain[row],
+        e.sigma_gradients[m :: e.energies.shape[0]],  # every probe has a row per member
+        e.half_variance_gradients[row],
+        e.trace,
+    )
 
 
 def joined(parts: List[Evaluation]) -> Evaluation:
@@ -132,166 +105,127 @@ def joined(parts: List[Evaluation]) -> Evaluation:
         torch.cat([e.energies for e in parts]), torch.cat([e.gradients for e in parts]), parts[0].features,
         torch.cat([e.variances for e in parts]), torch.cat([e.variance for e in parts]),
         torch.cat([e.diagonal for e in parts]), torch.cat([e.strain for e in parts]),
-        torch.cat([e.slopes for e in parts]), torch.cat([e.halves for e in parts]),
+        torch.cat([e.sigma_gradients for e in parts]), torch.cat([e.half_variance_gradients for e in parts]),
+        torch.cat([e.trace for e in parts]),
     )  # fmt: skip
 
 
-def derived(
-    e: Evaluation,
-    nll: Tensor,
-    edge_index: Tensor,
-    edge_vec: Tensor,
-    batch: Tensor,
-    num_structures: int,
-    local: bool,
-    ddof: int,
-) -> Prediction:
-    """The prediction of M members.
+def results_of_structures(e: Evaluation, graph: Graph, local: bool, ddof: int) -> Dict[str, Tensor]:
+    """The results of M members, of whole structures.
 
     Aleatoric terms are means over members, epistemic ones the covariance of the members' values (`ddof` 0:
-    the mixture's moments, 1: unbiased). With `local` the slopes are those of every atom's own standard
-    deviation, which depends on the edges of that centre alone; otherwise of one per structure, or random
-    sums of them.
+    the mixture's moments, 1: unbiased). With `local` the `sigma_gradients` are those of every atom's own
+    standard deviation, which depends on the edges of that centre alone; otherwise of one per structure, or
+    random sums of them.
     """
-    members, probes = e.gradients.shape[0], e.slopes.shape[0]
-    empty, none = e.gradients.new_zeros(0), e.slopes[:0]
-    together = probes == 0 or probes == members
-    forces, aleatoric, epistemic, virial, _ = torch.ops.uqforce.force_variance(
-        edge_index, edge_vec, e.gradients, e.slopes if together else none, batch, num_structures, local, ddof
+    batch, num_structures = graph.batch, graph.num_structures
+    members, gradients = e.gradients.shape[0], e.gradients
+    has_half_variances = e.half_variance_gradients.shape[0] > 0
+    if has_half_variances:  # one more row, whose forces are the covariance of energy and forces
+        gradients = torch.cat([gradients, over_members(e.half_variance_gradients)[None]])
+    edge_index, edge_vec = graph.edge_index, graph.edge_vec
+    forces, aleatoric, epistemic, virial, _, each_forces, each_virial, sigma_virials = (
+        torch.ops.uqforce.force_variance(
+            edge_index, edge_vec, gradients, e.sigma_gradients, batch, num_structures, local, ddof, members
+        )
     )
-    if not together:
-        aleatoric = torch.ops.uqforce.force_variance(
-            edge_index, edge_vec, e.slopes, e.slopes, batch, num_structures, local, 0
-        )[1]
-    energies = over_members(e.energies)
     energy = sum_of_members(e.energies, batch, num_structures)
+    out = {
+        "energies": over_members(e.energies),
+        "energy": over_members(energy),
+        "forces": forces,
+        "virial": virial,
+        "edge_gradient": over_members(e.gradients),
+        "features": e.features,
+    }
+    if e.variances.shape[0] > 0:
+        out["energies_variance"] = over_members(e.variances)
 
-    energy_forces, virial_aleatoric, energy_variance = empty, empty, empty
-    if e.halves.shape[0] > 0:
-        energy_forces = -by_positions(edge_index, edge_vec, over_members(e.halves), batch, num_structures)
-        virial_aleatoric = virial_noise(e, edge_index, edge_vec, batch, num_structures, local)
+    # Variances and covariances: of the noise, of the members, and their sums.
     if e.variance.shape[0] > 0:
-        energy_variance = over_members(e.variance)
-    has_blocks = e.diagonal.shape[0] > 0
-    aleatoric = with_diagonal(matrices(aleatoric), over_members(e.diagonal)) if has_blocks else empty
-
-    energy_epistemic, virial_epistemic = empty, empty
-    energy_ensemble, forces_ensemble, virial_ensemble = empty, empty, empty
+        out["energy_uncertainty_aleatoric"] = over_members(e.variance)
+    if e.diagonal.shape[0] > 0:
+        out["forces_covariance_aleatoric"] = with_diagonal(matrices(aleatoric), over_members(e.diagonal))
+    if has_half_variances:
+        out["energy_forces_covariance"] = each_forces[members]
+        out["virial_covariance_aleatoric"] = virial_noise(
+            sigma_virials, e.strain, batch, num_structures, local
+        )
     if members > 1:
-        each = [
-            torch.ops.uqforce.force_variance(
-                edge_index, edge_vec, e.gradients[m : m + 1], none, batch, num_structures, False, 0
-            )
-            for m in range(members)
-        ]
-        energy_ensemble = energy
-        forces_ensemble = torch.stack([one[0] for one in each])
-        virial_ensemble = torch.stack([one[3] for one in each])
-        epistemic = matrices(epistemic)
+        out["energy_ensemble"] = energy
+        out["forces_ensemble"] = each_forces[:members]
+        out["virial_ensemble"] = each_virial[:members]
         scale = 1.0 / (members - ddof)
         energy_spread = energy - energy.mean(0)
-        energy_epistemic = energy_spread.square().sum(0) * scale
-        strains = voigt(virial_ensemble - virial)
-        virial_epistemic = torch.einsum("mbi,mbj->bij", strains, strains) * scale
-        common = (energy_spread[:, batch].unsqueeze(2) * (forces_ensemble - forces)).sum(0) * scale
-        energy_forces = energy_forces + common if energy_forces.numel() > 0 else common
-    else:
-        epistemic = empty
-
-    total = added(aleatoric, epistemic)
-    return Prediction(
-        energies=energies,
-        energy=over_members(energy),
-        forces=forces,
-        virial=virial,
-        edge_gradient=over_members(e.gradients),
-        features=e.features,
-        nll=nll,
-        energies_variance=over_members(e.variances),
-        energy_uncertainty=root(added(energy_variance, energy_epistemic)),
-        energy_uncertainty_aleatoric=root(energy_variance),
-        energy_uncertainty_epistemic=root(energy_epistemic),
-        forces_uncertainty=per_component(total),
-        forces_uncertainty_aleatoric=per_component(aleatoric),
-        forces_uncertainty_epistemic=per_component(epistemic),
-        forces_covariance=total,
-        forces_covariance_aleatoric=aleatoric,
-        forces_covariance_epistemic=epistemic,
-        energy_forces_covariance=energy_forces,
-        virial_covariance=added(virial_aleatoric, virial_epistemic),
-        virial_covariance_aleatoric=virial_aleatoric,
-        virial_covariance_epistemic=virial_epistemic,
-        energy_ensemble=energy_ensemble,
-        forces_ensemble=forces_ensemble,
-        virial_ensemble=virial_ensemble,
-        llpr=empty,
-        energy_llpr=empty,
-        forces_error=empty,
-    )
+        out["energy_uncertainty_epistemic"] = energy_spread.square().sum(0) * scale
+        out["forces_covariance_epistemic"] = matrices(epistemic)
+        strains = voigt(out["virial_ensemble"] - virial)
+        out["virial_covariance_epistemic"] = torch.einsum("mbi,mbj->bij", strains, strains) * scale
+        forces_spread = out["forces_ensemble"] - forces
+        common = (energy_spread[:, batch].unsqueeze(2) * forces_spread).sum(0) * scale
+        if "energy_forces_covariance" in out:
+            common = out["energy_forces_covariance"] + common
+        out["energy_forces_covariance"] = common
+    for name in ("energy_uncertainty", "forces_covariance", "virial_covariance"):
+        add_parts(out, name)
+    for part in ("", "_aleatoric", "_epistemic"):
+        if "energy_uncertainty" + part in out:
+            out["energy_uncertainty" + part] = torch.sqrt(out["energy_uncertainty" + part])
+        if "forces_covariance" + part in out:
+            out["forces_uncertainty" + part] = per_component(out["forces_covariance" + part])
+    return out
 
 
-def of_domain(
-    e: Evaluation, nll: Tensor, trace: Tensor, edge_index: Tensor, num_atoms: int, ddof: int,
-    uncertain: bool,
-) -> DomainPrediction:  # fmt: skip
-    """What a process of a parallel engine says of its own n atoms, of `num_atoms` that it sees.
+def results_of_share(e: Evaluation, graph: Graph, ddof: int, uncertain: bool) -> Dict[str, Tensor]:
+    """What a process of a parallel engine says of its share of a structure.
 
-    trace [n] is that of the slopes' blocks, mean over members, of the edges of all processes; none, and nll
-    none, where it is not `uncertain`.
+    These are `energies`, `edge_gradient` and `features`, and of an `uncertain` one the uncertainties: of its
+    own atoms, and of the whole structure's energy.
     """
     members, own = e.energies.shape
-    energy_noise, forces_noise = trace.new_zeros(0), trace.new_zeros(0)
+    out = {
+        "energies": over_members(e.energies),
+        "edge_gradient": over_members(e.gradients),
+        "features": e.features,
+    }
+    if e.variances.shape[0] > 0:
+        out["energies_variance"] = over_members(e.variances)
     if e.variance.shape[0] > 0:
-        energy_noise, forces_noise = e.variance.mean(0), trace / 3.0 + e.diagonal.mean(0)
-    energy_spread, forces_spread = trace.new_zeros(0), trace.new_zeros(0)
+        out["energy_uncertainty_aleatoric"] = e.variance.mean(0)
+        out["forces_uncertainty_aleatoric"] = e.trace.mean(0) / 3.0 + e.diagonal.mean(0)
     if members > 1 and uncertain:
-        forces = sums_by_atom(e.gradients, edge_index, num_atoms).unsqueeze(0)
+        forces = sums_by_atom(e.gradients, graph.edge_index, graph.atom_types.shape[0]).unsqueeze(0)
         forces = torch.ops.uqforce.ghost_exchange_vjp(forces, own).view(own, members, 3)
         energy = torch.ops.uqforce.sum_over_ranks(e.energies.sum(1))
         spread = (forces - forces.mean(1, keepdim=True)).flatten(1)
-        forces_spread = spread.square().sum(1) / (3 * (members - ddof))
-        energy_spread = (energy - energy.mean(0)).square().sum(0, keepdim=True) / (members - ddof)
-    return DomainPrediction(
-        energies=over_members(e.energies),
-        edge_gradient=over_members(e.gradients),
-        features=e.features,
-        nll=nll,
-        energies_variance=over_members(e.variances),
-        energy_uncertainty=torch.sqrt(added(energy_noise, energy_spread)),
-        energy_uncertainty_aleatoric=torch.sqrt(energy_noise),
-        energy_uncertainty_epistemic=torch.sqrt(energy_spread),
-        forces_uncertainty=torch.sqrt(added(forces_noise, forces_spread)),
-        forces_uncertainty_aleatoric=torch.sqrt(forces_noise),
-        forces_uncertainty_epistemic=torch.sqrt(forces_spread),
-        llpr=trace.new_zeros(0),
-        forces_error=trace.new_zeros(0),
-    )
+        out["forces_uncertainty_epistemic"] = spread.square().sum(1) / (3 * (members - ddof))
+        energy_spread = (energy - energy.mean(0)).square().sum(0, keepdim=True)
+        out["energy_uncertainty_epistemic"] = energy_spread / (members - ddof)
+    for name in ("energy_uncertainty", "forces_uncertainty"):
+        add_parts(out, name)
+        for part in ("", "_aleatoric", "_epistemic"):
+            if name + part in out:
+                out[name + part] = torch.sqrt(out[name + part])
+    return out
 
 
 def virial_noise(
-    e: Evaluation, edge_index: Tensor, edge_vec: Tensor, batch: Tensor, num_structures: int, local: bool
+    sigma_virials: Tensor, strain: Tensor, batch: Tensor, num_structures: int, local: bool
 ) -> Tensor:
     """Covariance of the virials' noise [B,6,6]: slopes of standard deviations by strain, and its own process.
 
     An off-diagonal component has half the own noise of a diagonal one: so it is unchanged by rotations.
+
+    Args:
+        sigma_virials: [K,B,3,3], or of every atom's standard deviation (`local`) [K,N,3,3].
+        strain: [M,B], the own noise of a diagonal component.
     """
-    # A virial by the slopes, for each standard deviation that there is: of every atom, or of every structure.
-    whose, count = batch, num_structures
-    if local:
-        whose, count = torch.arange(batch.shape[0], device=batch.device), batch.shape[0]
-    none = e.slopes[:0]
-    virials = [
-        torch.ops.uqforce.force_variance(
-            edge_index, edge_vec, e.slopes[k : k + 1], none, whose, count, False, 0
-        )[3]
-        for k in range(e.slopes.shape[0])
-    ]
-    rows = voigt(torch.stack(virials))
+    rows = voigt(sigma_virials)
     blocks = over_members(rows.unsqueeze(3) * rows.unsqueeze(2))
     if local:
         blocks = sum_by_structure(blocks, batch, num_structures)
     own = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.5, 0.5], dtype=blocks.dtype, device=blocks.device)
-    return blocks + e.strain.mean(0).view(-1, 1, 1) * torch.diag(own)
+    return blocks + strain.mean(0).view(-1, 1, 1) * torch.diag(own)
 
 
 def voigt(matrix: Tensor) -> Tensor:
@@ -312,28 +246,21 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def per_component(covariance: Tensor) -> Tensor:
-    """sqrt(trace / 3) of covariance [N,3,3], [N]; no elements of what has none."""
-    if covariance.numel() == 0:
-        return covariance.flatten()
+    """sqrt(trace / 3) of covariance [N,3,3], [N]."""
     return torch.sqrt(covariance.diagonal(dim1=1, dim2=2).sum(1) / 3.0)
 
 
 def over_members(values: Tensor) -> Tensor:
-    """values [M,...] -> their mean; of one member its own, not copied, and of none no elements."""
-    if values.shape[0] == 1:
-        return values[0]
-    return values.mean(0) if values.shape[0] > 0 else values.flatten()
+    """values [M,...] -> their mean; of one member its own, not copied."""
+    return values[0] if values.shape[0] == 1 else values.mean(0)
 
 
-def root(variance: Tensor) -> Tensor:
-    """The standard deviation, where there is one."""
-    return torch.sqrt(variance) if variance.numel() > 0 else variance
-
-
-def added(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, or the one that has elements."""
-    if a.numel() == 0:
-        return b
-    if b.numel() == 0:
-        return a
-    return a + b
+def add_parts(out: Dict[str, Tensor], name: str) -> None:
+    """A variance, of its aleatoric and its epistemic part as far as there are these."""
+    aleatoric, epistemic = name + "_aleatoric", name + "_epistemic"
+    if aleatoric in out and epistemic in out:
+        out[name] = out[aleatoric] + out[epistemic]
+    elif aleatoric in out:
+        out[name] = out[aleatoric]
+    elif epistemic in out:
+        out[name] = out[epistemic]

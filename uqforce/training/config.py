@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from uqforce.errors import ConfigError
 from uqforce.files import write_atomically
+from uqforce.model.noise_forms import NOISE_FORMS
 from uqforce.training.config_sections import (
     CheckpointConfig,
     DataConfig,
@@ -119,7 +120,7 @@ class TrainConfig(Section):
     def _as_uncertainty_says(cls, values: Any) -> Any:
         """Write down what the word implies, so that it counts as configured."""
         word = values.get("uncertainty") if isinstance(values, dict) else None
-        return with_defaults(values, METHODS[word]) if word in METHODS else values
+        return with_defaults(values, METHODS[word].defaults) if word in METHODS else values
 
     @model_validator(mode="before")
     @classmethod
@@ -145,8 +146,8 @@ class TrainConfig(Section):
         losses = {name: getattr(self.loss, name) for name in ("energy", "forces", "stress")}
         asked = [name for name, loss in losses.items() if loss.kind in ("likelihood", "marginal")]
         noise = self.model.noise or "none"
-        lacking = {"none": asked, "white": {"stress"}, "local-deep": {"forces", "stress"}}.get(noise, ())
-        if refused := [f"loss.{name}.kind" for name in asked if name in lacking]:
+        likelihoods = NOISE_FORMS[noise].likelihoods if noise in NOISE_FORMS else asked
+        if refused := [f"loss.{name}.kind" for name in asked if name not in likelihoods]:
             raise ValueError(
                 f"{' and '.join(refused)}: a likelihood needs what model.noise: {noise} lacks, set "
                 "model.noise: local (or total)"

@@ -124,8 +124,8 @@ def dense_nll(residual: Tensor, covariance: Tensor) -> Tensor:
     return 0.5 * (z.square().sum((1, 2)) + residual.shape[1] * LOG_2PI) + log_det_half
 
 
-def _need(value: Tensor, name: str, field: str) -> Tensor:
-    if value.numel() == 0:
+def _need(value: Tensor | None, name: str, field: str) -> Tensor:
+    if value is None:
         raise LossError(
             f"loss.{field} asks for a likelihood, but the model predicts no {name}: give it "
             f"noise (model.noise: local, or total) or set loss.{field}.kind to 'mse' or 'huber'"

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 _AS_IT_IS = {"kind": "likelihood", "weight": 1.0}
 LIKELIHOOD = {"energy": _AS_IT_IS, "forces": _AS_IT_IS}
 
-METHODS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "coherent": {"model": {"noise": "local"}, "loss": LIKELIHOOD},
-    "coherent-total": {"model": {"noise": "total"}, "loss": LIKELIHOOD},
-    "white": {"model": {"noise": "white"}, "loss": LIKELIHOOD},
-    "ensemble": {"members": 4},
-    "heads": {"model": {"heads": 8}},
-    "bayes": {"model": {"noise": "white"}, "loss": LIKELIHOOD, "ema": None, "sampler": {}},
-    "dropout": {"model": {"noise": "white", "dropout": 1 / 64}, "loss": LIKELIHOOD},
-}
-"""Word -> the defaults it changes."""
 
-# What makes a model one of the method, whatever else is given: field, and whether a value will do.
-ESSENTIAL = {
-    "coherent": ("model.noise", lambda noise: noise in ("local", "local-deep")),
-    "coherent-total": ("model.noise", lambda noise: noise == "total"),
-    "white": ("model.noise", lambda noise: noise == "white"),
-    "ensemble": ("members", lambda members: members > 1),
-    "heads": ("model.heads", lambda heads: heads is not None and heads > 1),
-    "bayes": ("sampler", lambda sampler: sampler is not None),
-    "dropout": ("model.dropout", bool),
+class Method(NamedTuple):
+    """What a word says of a configuration.
+
+    Attributes:
+        defaults: of fields that are not given.
+        essential: the field that makes a model one of the method, whatever else is given; "" where none does.
+        fits: whether a value of it will do.
+    """
+
+    defaults: dict[str, Any]
+    essential: str = ""
+    fits: Callable[[Any], bool] = bool
+
+
+METHODS: dict[str, Method] = {
+    "none": Method({}),
+    "coherent": Method(
+        {"model": {"noise": "local"}, "loss": LIKELIHOOD},
+        "model.noise",
+        lambda noise: noise in ("local", "local-deep"),
+    ),
+    "coherent-total": Method(
+        {"model": {"noise": "total"}, "loss": LIKELIHOOD}, "model.noise", lambda noise: noise == "total"
+    ),
+    "white": Method(
+        {"model": {"noise": "white"}, "loss": LIKELIHOOD}, "model.noise", lambda noise: noise == "white"
+    ),
+    "ensemble": Method({"members": 4}, "members", lambda members: members > 1),
+    "heads": Method({"model": {"heads": 8}}, "model.heads", lambda heads: heads is not None and heads > 1),
+    "bayes": Method(
+        {"model": {"noise": "white"}, "loss": LIKELIHOOD, "ema": None, "sampler": {}},
+        "sampler",
+        lambda sampler: sampler is not None,
+    ),
+    "dropout": Method({"model": {"noise": "white", "dropout": 1 / 64}, "loss": LIKELIHOOD}, "model.dropout"),
 }
+"""Word -> what it says. A new method is a line here."""
 
 
 def with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -52,18 +68,17 @@ def fields(defaults: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-GOVERNED = {"epochs", *(name for defaults in METHODS.values() for name in fields(defaults))}
+GOVERNED = {"epochs", *(name for method in METHODS.values() for name in fields(method.defaults))}
 """Fields whose default some word changes; `epochs` with the sampler, which takes as many as it needs."""
 
 
 def contradiction(method: str, config: Any) -> str | None:
     """Why a configuration is not of the method that its word names; None where it is."""
-    if method not in ESSENTIAL:
+    name, value = METHODS[method].essential, config
+    if not name:
         return None
-    name, fits = ESSENTIAL[method]
-    value = config
     for part in name.split("."):
         value = getattr(value, part)
-    if fits(value):
+    if METHODS[method].fits(value):
         return None
     return f"uncertainty: {method} and {name}: {value} contradict each other: leave one out"

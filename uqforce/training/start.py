@@ -67,7 +67,8 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
         log.info("its mixture is left out, since the features will change: `uqforce fit` makes a new one")
     if source.rigidity.factor is None:
         return
-    if freeze and torch.equal(potential.network.scale_shift.scales, source.network.scale_shift.scales):
+    every_type = torch.arange(len(potential.config.type_names))
+    if freeze and torch.equal(*(model.energy_scales(every_type) for model in (potential, source))):
         potential.rigidity.store(source.rigidity.factor)
         potential.card["llpr"] = source.card["llpr"]
     else:

@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from uqforce.data import Dataset, read_frames
 from uqforce.errors import CalibrationError, ConfigError, InputError
 from uqforce.evaluation import metrics
-from uqforce.model import Ensemble, Potential, save_model
+from uqforce.model import QUANTITIES, Ensemble, Potential, named, save_model
 from uqforce.model.predict import predict_dataset
 from uqforce.uncertainty.fit import opened
 
@@ -130,10 +130,17 @@ class LabelledPredictions(NamedTuple):
     structure: np.ndarray  # [N]
 
 
+UNCERTAINTIES = tuple(
+    name
+    for name, quantity in QUANTITIES.items()
+    if quantity.kind in ("score", "std") and not name.endswith(("_aleatoric", "_epistemic"))
+)
+
+
 def residuals(
     potential,
     dataset: Dataset,
-    names: Sequence[str] = ("energy_uncertainty", "forces_uncertainty", "nll", "llpr", "forces_error"),
+    names: Sequence[str] = UNCERTAINTIES,
 ) -> LabelledPredictions:
     """Evaluate a potential, or an ensemble, on a data set; of `names` those that it carries."""
     predicted = predict_dataset(potential, dataset, (*names, "energy", "forces"))
@@ -163,7 +170,7 @@ def fit_calibration(
     """
     potential.calibration.store()
     found = residuals(potential, dataset)
-    carried = [name for name in ("nll", "llpr") if name in found.predicted]
+    carried = [name for name in named("score", "atom") if name in found.predicted]
     if score is not None and score not in carried:
         raise CalibrationError(f"the model carries no {score}: `uqforce fit` adds nll and llpr to a model")
     score = score or next(iter(carried), None)

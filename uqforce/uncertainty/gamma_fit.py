@@ -15,7 +15,7 @@ from uqforce.data import Dataset
 from uqforce.errors import NoiseError
 from uqforce.model import Potential
 from uqforce.model.predict import predict_dataset
-from uqforce.model.prediction import by_positions, sum_by_structure
+from uqforce.model.prediction import sum_by_structure
 
 
 class Residuals(NamedTuple):
@@ -129,46 +129,3 @@ def fit_gamma(potential: Potential, dataset: Dataset) -> Tensor:
             of_type = r.atom_types == t
             log_gamma[0, t] = math.log(block_gamma(r.forces[of_type], blocks[of_type], r.variances[of_type]))
     return log_gamma.exp()
-
-
-def colours(edge_index: Tensor, num_atoms: int, hops: int) -> Tensor:
-    """A colour of every atom [N] int64 such that atoms of one colour are more than `hops` edges apart."""
-    near = torch.eye(num_atoms, dtype=torch.bool)
-    near[edge_index[0], edge_index[1]] = near[edge_index[1], edge_index[0]] = True
-    reach = near
-    for _ in range(hops - 1):
-        reach = (reach.double() @ near.double()) > 0
-    found = torch.full((num_atoms,), -1)
-    for atom in range(num_atoms):
-        taken = set(found[reach[atom]].tolist())
-        found[atom] = next(colour for colour in range(num_atoms) if colour not in taken)
-    return found
-
-
-def exact_blocks(
-    potential: Potential, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-    num_structures: int,
-) -> Tensor:  # fmt: skip
-    """Blocks sum_j d_i sigma_j d_i sigma_j^T [N,3,3] of noise `local-deep`, exact: what its probes estimate.
-
-    One backward pass per colour: atoms of one colour share no atom that their standard deviations depend on,
-    so the sum over colours of the outer products is that over atoms. As many passes as atoms lie within twice
-    the network's reach: a check, on small systems.
-
-    Raises:
-        NoiseError: the model has other noise.
-    """
-    if potential.config.noise != "local-deep":
-        raise NoiseError(f"exact blocks are of noise local-deep, not {potential.config.noise}")
-    edge_vec = edge_vec.detach().requires_grad_(True)
-    edges = potential.network.embed(edge_vec, edge_index, atom_types)
-    _, features = potential.network.propagate(edges, edge_index, atom_types)
-    terms = potential.noise(features, edges, edge_index, atom_types, batch, num_structures)
-    colour = colours(edge_index.cpu(), len(atom_types), 2 * potential.config.num_layers).to(edge_vec.device)
-    blocks = edge_vec.new_zeros(len(atom_types), 3, 3)
-    for c in range(int(colour.max()) + 1 if len(colour) else 0):
-        total = terms.sigmas[:, colour == c].sum()
-        (slope,) = torch.autograd.grad(total, edge_vec, retain_graph=True)
-        rows = by_positions(edge_index, edge_vec.detach(), slope, batch, num_structures)
-        blocks += rows[:, :, None] * rows[:, None, :]
-    return blocks

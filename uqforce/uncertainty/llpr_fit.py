@@ -8,7 +8,7 @@ from torch import Tensor
 from uqforce.data import Batch, Dataset, ordered_batches
 from uqforce.errors import FitError
 from uqforce.model import Potential
-from uqforce.model.predict import model_arguments
+from uqforce.model.predict import graph_of
 from uqforce.model.prediction import by_positions, sum_by_structure
 
 REGULARISER = 1e-6  # of the largest eigenvalue
@@ -32,15 +32,18 @@ class Jacobian(NamedTuple):
 
 def jacobian(potential: Potential, b: Batch) -> Jacobian:
     """Of the energies and forces of a batch; one backward pass for each of the D weights."""
-    edge_vec, edge_index, atom_types, _, _ = model_arguments(b)
-    energies, features = potential.network(edge_vec.requires_grad_(True), edge_index, atom_types)
+    graph = graph_of(b)
+    edge_vec = graph.edge_vec.requires_grad_(True)
+    edges = potential.network.embed(graph)
+    features = potential.network.features(edges, graph)
+    energies = potential.network.energies(features, edges, graph)
     energies = energies.mean(0)  # of heads, which are alike here: linear maps of the same features
-    rows = features.double() * potential.network.scale_shift.scales[b.atom_types].detach().unsqueeze(1)
+    rows = features.double() * potential.energy_scales(b.atom_types).detach().unsqueeze(1)
     totals = [rows.sum(0)[d] for d in range(rows.shape[1])] + [energies.sum()]
     forces = []
     for total in totals:
         gradient = torch.autograd.grad(total, edge_vec, retain_graph=True)[0]
-        forces.append(-by_positions(b.edge_index, edge_vec.detach(), gradient, b.batch, b.num_structures))
+        forces.append(-by_positions(gradient, graph))
     return Jacobian(
         sum_by_structure(rows.detach(), b.batch, b.num_structures),
         torch.stack(forces[:-1], -1),

@@ -18,7 +18,7 @@ from uqforce import ops
 from uqforce.data import Dataset, ordered_batches
 from uqforce.errors import MixtureError
 from uqforce.model import Potential
-from uqforce.model.predict import model_arguments
+from uqforce.model.predict import graph_of
 
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 50)  # tried in turn when not given
 PATIENCE = 3  # counts tried without a better BIC before the search ends
@@ -207,7 +207,7 @@ def collect_features(potential: Potential, dataset: Dataset, batch_size: int = 1
     device = next(potential.parameters()).device
     with torch.no_grad():  # no forces: the network alone
         features = [
-            potential.network(*model_arguments(batch)[:3])[1].cpu()
+            potential.last_features(graph_of(batch)).cpu()
             for batch in ordered_batches(dataset, batch_size, device, title="features")
         ]
     return torch.cat(features)

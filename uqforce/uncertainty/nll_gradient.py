@@ -5,7 +5,7 @@ from torch import Tensor
 
 from uqforce import ops
 from uqforce.errors import ModelError
-from uqforce.model import InferencePotential, Potential
+from uqforce.model import Graph, InferencePotential, Potential
 
 
 def nll_gradient(
@@ -33,6 +33,5 @@ def nll_gradient(
         raise ModelError("the potential has no mixture, hence no nll: `uqforce fit` gives it one")
     neighbors = ops.neighbor_list(positions, cell, pbc, potential.config.r_max, batch)
     with torch.enable_grad():
-        return potential.with_nll_gradient(
-            neighbors.edge_vec, neighbors.edge_index, atom_types, batch, len(cell), reduction
-        )[1]
+        graph = Graph(neighbors.edge_vec, neighbors.edge_index, atom_types, batch, len(cell))
+        return potential.with_nll_gradient(graph, reduction)[1]

@@ -5,44 +5,21 @@
     local-deep  every atom its own process, its standard deviation of the last features; blocks by probes
     white       energies and forces apart
 
-Each has, with M members (energy heads) throughout,
-
-    forward(features, edges, edge_index, atom_types, batch, num_structures) -> NoiseTerms
-        what is differentiated by autograd: the gradients of `roots` by the edges are what `split` takes;
-    explicit(features, edge_vec, edge_index, atom_types, batch, num_structures, many_ranks, numbers)
-        -> (NoiseTerms, cotangents [K,n,D] of the features, slopes [K',E,3] by the edges beside these)
-        the same without autograd: the cotangents' gradients by the edges and these slopes go to `split`;
-    split(gradients, terms, edge_index, batch) -> (slopes, halves) of `Evaluation`;
-    own_trace(slopes, edge_index, atom_types, num_owned, numbers) -> [n]
-        traces of the slopes' blocks of a process's own atoms, of all processes' edges.
-
-`explicit` and `own_trace` are methods of what `inference(cutoffs)` of the float64 form gives.
+Each is a `Noise` (terms.py), which says what a form has to give. A new form is one module and one line of
+`uqforce.model.noise_forms.NOISE_FORMS`.
 
 Source: Jorgensen, Busk, Winther, Schmidt, arXiv:2312.04174 (coherent); Rensmeyer, Craig, Kramer, Niggemann,
 arXiv:2304.03694 (white).
 """
 
-from torch import nn
+from importlib import import_module
 
 from uqforce.model.config import ModelConfig
-from uqforce.model.noise.deep import DeepNoise
-from uqforce.model.noise.local import LocalNoise
-from uqforce.model.noise.terms import NoNoise
-from uqforce.model.noise.total import TotalNoise
-from uqforce.model.noise.white import WhiteNoise
-
-FORMS: dict[str, type[nn.Module]] = {
-    "none": NoNoise,
-    "total": TotalNoise,
-    "local": LocalNoise,
-    "local-deep": DeepNoise,
-    "white": WhiteNoise,
-}
+from uqforce.model.noise.terms import Noise
+from uqforce.model.noise_forms import NOISE_FORMS
 
 
-def make_noise(config: ModelConfig, num_features: int, members: int = 1) -> nn.Module:
+def make_noise(config: ModelConfig, num_features: int, members: int = 1) -> Noise:
     """The noise that the configuration asks for, on `num_features` last features."""
-    return FORMS[config.noise](config, num_features, members)
-
-
-__all__ = ["FORMS", "DeepNoise", "LocalNoise", "NoNoise", "TotalNoise", "WhiteNoise", "make_noise"]
+    module, name = NOISE_FORMS[config.noise].place.split(":")
+    return getattr(import_module(module), name)(config, num_features, members)

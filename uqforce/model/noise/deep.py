@@ -1,16 +1,16 @@
 """The `local-deep` form: every atom its own process, its standard deviation of the last features."""
 
-from typing import Final, Optional
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from uqforce.model.config import ModelConfig
-from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, NoiseTerms, OwnInference
+from uqforce.model.graph import Graph
+from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, HeadNoise, NoiseTerms
 
 
-class DeepNoise(OwnInference):
+class DeepNoise(HeadNoise):
     """Coherent noise of any structure, for reports: sigma_j depends on all that the network sees of atom j.
 
     Blocks sum_j d_i sigma_j d_i sigma_j^T are estimated by P random-sign probes v = grad sum_j z_j sigma_j,
@@ -21,51 +21,40 @@ class DeepNoise(OwnInference):
     The signs are a hash of the atoms' numbers, so every process of a parallel engine finds the same ones.
     """
 
-    local: Final[bool]
     probes: Final[int]
 
     def __init__(self, config: ModelConfig, num_features: int, members: int) -> None:
-        super().__init__()
-        self.local, self.probes = False, config.noise_probes
+        super().__init__(config, num_features, members)
+        self.probes = config.noise_probes
         dims = [num_features, num_features, 1]
         self.head = Head(members, dims, len(config.type_names), DTYPES[config.dtype])
         self.process = AtomProcesses(config, members)
 
-    def forward(
-        self, features: Tensor, edges: Edges, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int,
-    ) -> NoiseTerms:  # fmt: skip
-        u = self.head(features, atom_types)
-        terms = self.process(u, atom_types, batch, num_structures, False)
-        diagonal, roots = terms.diagonal[:0], terms.roots[:0]
+    def terms_of(self, u: Tensor, features: Tensor, graph: Graph) -> NoiseTerms:
+        terms = self.process(u, graph)
+        diagonal, scalars = terms.diagonal[:0], terms.scalars[:0]
         if not self.training:
-            z = signs(numbers_in_structure(batch, num_structures), self.probes).unsqueeze(1)
-            roots = torch.cat([(z * terms.sigmas).sum(2).flatten(), 0.5 * terms.variances.sum(1)])
+            probed = (self.signs_of_atoms(graph).unsqueeze(1) * terms.sigmas).sum(2).flatten()
+            scalars = torch.cat([probed, 0.5 * terms.variances.sum(1)])
             diagonal = terms.diagonal
-        return NoiseTerms(terms.variances, terms.variance, diagonal, terms.strain, terms.sigmas, roots)
+        return NoiseTerms(terms.variances, terms.variance, diagonal, terms.strain, terms.sigmas, scalars)
 
-    def explicit(
-        self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
-    ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
-        types = atom_types[: batch.shape[0]]
-        u, slope = self.head.with_slope(features, types)
-        terms = self.process(u, types, batch, num_structures, many_ranks)
+    def signs_of_atoms(self, graph: Graph) -> Tensor:
+        """z_j of every probe and own atom, [P,n]."""
+        numbers = graph.numbers
         if numbers is not None:
-            numbers = numbers[: batch.shape[0]]
-        elif many_ranks:
+            return signs(numbers[: graph.batch.shape[0]], self.probes)
+        if graph.parallel:
             raise RuntimeError("noise local-deep in a parallel engine needs `numbers` of the atoms")
-        else:
-            numbers = numbers_in_structure(batch, num_structures)
-        z = signs(numbers, self.probes).unsqueeze(1)
-        of_variances = 0.5 * torch.sigmoid(u)
-        weights = torch.cat([(z * (of_variances / terms.sigmas)).flatten(0, 1), of_variances])
-        rows = slope.repeat(self.probes + 1, 1, 1) * weights.to(slope.dtype).unsqueeze(2)
-        return terms, rows, edge_vec.unsqueeze(0)[:0]
+        return signs(numbers_in_structure(graph.batch, graph.num_structures), self.probes)
 
-    def split(
-        self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scalar_gradients(self, u: Tensor, terms: NoiseTerms, graph: Graph) -> Tensor:
+        z = self.signs_of_atoms(graph).unsqueeze(1)
+        of_variances = 0.5 * torch.sigmoid(u)
+        return torch.cat([(z * (of_variances / terms.sigmas)).flatten(0, 1), of_variances])
+
+    def split(self, gradients: Tensor, terms: NoiseTerms, graph: Graph) -> tuple[Tensor, Tensor]:
+        """The halves have scalars of their own."""
         probes = gradients.shape[0] // (self.probes + 1) * self.probes
         return gradients[:probes], gradients[probes:]
 

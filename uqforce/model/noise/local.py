@@ -1,6 +1,6 @@
 """The `local` form: every atom its own process, its standard deviation a function of its own edges."""
 
-from typing import Final, Optional
+from typing import Final
 
 import torch
 from e3nn.o3 import Irreps
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
 from uqforce.model.embedding import Edges
+from uqforce.model.graph import Graph, own_types
 from uqforce.model.inference_layers import InferenceInteraction
 from uqforce.model.interaction import Interaction
-from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, NoiseTerms
+from uqforce.model.noise.terms import DTYPES, AtomProcesses, Head, Noise, NoiseTerms
 
 CHANNELS, WIDTH = 16, 32
 
@@ -46,7 +47,7 @@ class Invariants(nn.Module):
         return torch.cat(parts, 2)
 
 
-class LocalNoise(nn.Module):
+class LocalNoise(Noise):
     """Coherent noise of any structure: E = sum_j [mu_j + sigma_j eps_j(r_j)], a process per atom.
 
     sigma_j reads the edges of atom j through one small layer of its own, and the network's last features as
@@ -57,10 +58,8 @@ class LocalNoise(nn.Module):
     in any cell, at every size, with gamma one number per type.
     """
 
-    local: Final[bool]
-
     def __init__(self, config: ModelConfig, num_features: int, members: int) -> None:
-        super().__init__()
+        super().__init__(config, num_features, members)
         self.local = True
         dtype, num_types = DTYPES[config.dtype], len(config.type_names)
         hidden = " + ".join(f"{CHANNELS}x{l}{'eo'[l % 2]}" for l in range(config.l_max + 1))
@@ -82,70 +81,48 @@ class LocalNoise(nn.Module):
         self.head = Head(members, dims, num_types, dtype)
         self.process = AtomProcesses(config, members)
 
-    def forward(
-        self, features: Tensor, edges: Edges, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int,
-    ) -> NoiseTerms:  # fmt: skip
-        x = torch.nn.functional.embedding(atom_types, self.type_embedding)
-        x = self.invariants(self.layer(x, edges, edge_index, atom_types, self.type_embedding))
+    def forward(self, features: Tensor, edges: Edges, graph: Graph) -> NoiseTerms:
+        x = torch.nn.functional.embedding(graph.atom_types, self.type_embedding)
+        x = self.layer(x, edges, graph.edge_index, graph.atom_types, self.type_embedding)
         # `.data`, not `.detach()`, which freezing a script removes: then the features would be no constants
-        u = self.head(torch.cat([x, features.data], 1), atom_types)
-        return self.process(u, atom_types, batch, num_structures, False)
-
-    def split(
-        self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return gradients, gradients * terms.sigmas[:, edge_index[0]].unsqueeze(2)
+        u = self.head(torch.cat([self.invariants(x), features.data], 1), graph.atom_types)
+        return self.process(u, graph)
 
     @torch.jit.unused
     def inference(self, cutoffs: Tensor) -> nn.Module:
         return LocalInference(self, cutoffs)
 
 
-class LocalInference(nn.Module):
+class LocalInference(Noise):
     """The inference form of `LocalNoise`: its layer's radial network is a table."""
 
-    local: Final[bool]
-
     def __init__(self, noise: LocalNoise, cutoffs: Tensor) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.local = True
         self.layer = InferenceInteraction(noise.layer, noise.type_embedding, cutoffs, True)
         self.invariants, self.head = noise.invariants, noise.head
         self.process = noise.process
 
-    def explicit(
-        self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
-    ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
+    def explicit(self, features: Tensor, graph: Graph) -> tuple[NoiseTerms, Tensor, Tensor]:
         """The layer reads types and edges alone, so ghosts need no communication."""
-        vec, types = edge_vec.to(features.dtype), atom_types[: batch.shape[0]]
-        messages = self.layer.messages(features, atom_types, False)
-        gate_in = self.layer(features, messages, vec, edge_index, atom_types)
+        vec, edge_index, types = graph.edge_vec.to(features.dtype), graph.edge_index, graph.atom_types
+        messages = self.layer.messages(features, types, False)
+        gate_in = self.layer(features, messages, vec, edge_index, types)
         x = self.layer.gate(gate_in)
         invariants = self.invariants(x)
-        u, slope = self.head.with_slope(torch.cat([invariants, features], 1), types)
-        terms = self.process(u, types, batch, num_structures, many_ranks)
-        of_u = (0.5 * torch.sigmoid(u) / terms.sigmas).to(features.dtype).unsqueeze(2)
-        cotangents = self.invariants.vjp(x, slope[:, :, : invariants.shape[1]] * of_u)
-        of_edges = self.layer.vjp(cotangents, gate_in, messages, vec, edge_index, atom_types, False)[1]
-        return terms, features.unsqueeze(0)[:0], of_edges.to(torch.float64)
+        u, slope = self.head.with_gradient(torch.cat([invariants, features], 1), own_types(graph))
+        terms = self.process(u, graph)
+        sigma_gradients = (0.5 * torch.sigmoid(u) / terms.sigmas).to(features.dtype).unsqueeze(2)
+        cotangents = self.invariants.vjp(x, slope[:, :, : invariants.shape[1]] * sigma_gradients)
+        by_edges = self.layer.vjp(cotangents, gate_in, messages, vec, edge_index, types, False)[1]
+        return terms, features.unsqueeze(0)[:0], by_edges.to(torch.float64)
 
-    def split(
-        self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ghosts = batch.shape[0] - terms.sigmas.shape[1]  # their edges have no slopes
-        sigmas = torch.nn.functional.pad(terms.sigmas, [0, ghosts])[:, edge_index[0]]
-        return gradients, gradients * sigmas.unsqueeze(2)
-
-    def own_trace(
-        self, slopes: Tensor, edge_index: Tensor, atom_types: Tensor, num_owned: int,
-        numbers: Optional[Tensor],
-    ) -> Tensor:  # fmt: skip
+    def own_trace(self, sigma_gradients: Tensor, graph: Graph) -> Tensor:
         """Edges to several images of an atom count as their sum where the atoms' numbers tell of images."""
-        members, num_atoms = slopes.shape[0], atom_types.shape[0]
-        centre, neighbour = edge_index[0], edge_index[1]
-        rows = slopes.transpose(0, 1).flatten(1)  # [E, 3 M]: see `sums_by_atom`
+        num_owned, numbers = graph.batch.shape[0], graph.numbers
+        members, num_atoms = sigma_gradients.shape[0], graph.atom_types.shape[0]
+        centre, neighbour = graph.edge_index[0], graph.edge_index[1]
+        rows = sigma_gradients.transpose(0, 1).flatten(1)  # [E, 3 M]: see `sums_by_atom`
         if numbers is not None:
             rows = rows * (numbers[neighbour] != numbers[centre]).unsqueeze(1)
             key = centre * 2147483648 + numbers[neighbour]  # engines' numbers have 31 bits

@@ -1,14 +1,14 @@
 """The `total` form: one process of all of a structure's coordinates."""
 
 import math
-from typing import Final, Optional
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from uqforce.model.config import ModelConfig
-from uqforce.model.embedding import Edges
-from uqforce.model.noise.terms import DTYPES, Head, NoiseTerms, OwnInference, over_ranks, positive
+from uqforce.model.graph import Graph, own_types, sum_over_processes
+from uqforce.model.noise.terms import DTYPES, Head, HeadNoise, NoiseTerms, positive
 from uqforce.model.prediction import sum_of_members
 
 
@@ -34,20 +34,22 @@ class LengthScale(nn.Module):
             dims = [num_features, max(num_features // 2, 1), 1]
             self.head = Head(members, dims, num_types, DTYPES[config.dtype])
 
-    def forward(
-        self, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int, many_ranks: bool
-    ) -> Tensor:
+    def forward(self, features: Tensor, graph: Graph) -> Tensor:
         """[M,B] of structures."""
-        log_gamma = self.log_gamma.unsqueeze(1).expand(-1, num_structures)
+        log_gamma = self.log_gamma.unsqueeze(1).expand(-1, graph.num_structures)
         if self.head is not None:
-            values = self.head(features, atom_types)
-            total = over_ranks(sum_of_members(values, batch, num_structures), many_ranks)
-            count = over_ranks(sum_of_members(torch.ones_like(values), batch, num_structures), many_ranks)
-            log_gamma = log_gamma + total / count.clamp(min=1.0)
+            values = self.head(features, own_types(graph))
+            total = total_of(values, graph)
+            log_gamma = log_gamma + total / total_of(torch.ones_like(values), graph).clamp(min=1.0)
         return torch.exp(log_gamma)
 
 
-class TotalNoise(OwnInference):
+def total_of(values: Tensor, graph: Graph) -> Tensor:
+    """values [M,n] of atoms -> sums [M,B] over the whole structures."""
+    return sum_over_processes(sum_of_members(values, graph.batch, graph.num_structures), graph)
+
+
+class TotalNoise(HeadNoise):
     """Coherent noise of structures of like size (Jorgensen et al., arXiv:2312.04174).
 
     The energy's variance is s = sum_j s_j, s_j = softplus of a perceptron of the last features; with
@@ -55,51 +57,26 @@ class TotalNoise(OwnInference):
     energy -1/2 grad s. gamma^2 s grows with the structure: for large or unlike structures take `local`.
     """
 
-    local: Final[bool]
     project: Final[bool]
 
     def __init__(self, config: ModelConfig, num_features: int, members: int) -> None:
-        super().__init__()
-        self.local, self.project = False, config.project_net_force
+        super().__init__(config, num_features, members)
+        self.project = config.project_net_force
         dims = [num_features, num_features, 1]
         self.head = Head(members, dims, len(config.type_names), DTYPES[config.dtype])
         self.gamma = LengthScale(config, num_features, members)
         self.log_gamma_strain = nn.Parameter(torch.zeros(members, dtype=torch.float64))
 
-    def forward(
-        self, features: Tensor, edges: Edges, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int,
-    ) -> NoiseTerms:  # fmt: skip
-        u = self.head(features, atom_types)
-        return self.terms(u, features, atom_types, batch, num_structures, False)
-
-    def terms(
-        self, u: Tensor, features: Tensor, atom_types: Tensor, batch: Tensor, num_structures: int,
-        many_ranks: bool,
-    ) -> NoiseTerms:  # fmt: skip
+    def terms_of(self, u: Tensor, features: Tensor, graph: Graph) -> NoiseTerms:
         variances = positive(u)
-        variance = over_ranks(sum_of_members(variances, batch, num_structures), many_ranks)
+        variance = total_of(variances, graph)
         sigma = torch.sqrt(variance)
-        gamma = self.gamma(features, atom_types, batch, num_structures, many_ranks)
-        noise = gamma.square() * variance
+        noise = self.gamma(features, graph).square() * variance
         if self.project:  # a noise of the net force is no noise of forces that sum to zero
-            ones = torch.ones_like(variances)
-            count = over_ranks(sum_of_members(ones, batch, num_structures), many_ranks)
+            count = total_of(torch.ones_like(variances), graph)
             noise = noise * (1.0 - 1.0 / count.clamp(min=1.0))
         strain = torch.exp(2.0 * self.log_gamma_strain).unsqueeze(1) * variance
-        return NoiseTerms(variances, variance, noise[:, batch], strain, sigma, sigma.sum(1))
+        return NoiseTerms(variances, variance, noise[:, graph.batch], strain, sigma, sigma.sum(1))
 
-    def explicit(
-        self, features: Tensor, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, batch: Tensor,
-        num_structures: int, many_ranks: bool, numbers: Optional[Tensor],
-    ) -> tuple[NoiseTerms, Tensor, Tensor]:  # fmt: skip
-        atom_types = atom_types[: features.shape[0]]  # ghosts follow
-        u, slope = self.head.with_slope(features, atom_types)
-        terms = self.terms(u, features, atom_types, batch, num_structures, many_ranks)
-        of_u = torch.sigmoid(u) * (0.5 / terms.sigmas)[:, batch]
-        return terms, slope * of_u.to(slope.dtype).unsqueeze(2), edge_vec[None][:0]
-
-    def split(
-        self, gradients: Tensor, terms: NoiseTerms, edge_index: Tensor, batch: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return gradients, gradients * terms.sigmas[:, batch[edge_index[0]]].unsqueeze(2)
+    def scalar_gradients(self, u: Tensor, terms: NoiseTerms, graph: Graph) -> Tensor:
+        return torch.sigmoid(u) * (0.5 / terms.sigmas)[:, graph.batch]
