@@ -47,6 +47,9 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int
   config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(stream);
+#ifndef __CUDACC__
+  emulation::count_launch(name, blocks);
+#endif
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 

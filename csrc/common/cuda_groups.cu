@@ -1,6 +1,8 @@
 // Where keys ascend, a search finds where each begins. Else counts, their running sums, places claimed by
 // counting again, and at last each group's items put in order: what the claims' order leaves to chance, the
 // ranks take away. Kernels of the second way return at once where the first does: the host need not know.
+// Ranks would cost the square of a group's size: large groups, those of a structure's atoms, are sorted.
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -56,28 +58,44 @@ __global__ void claim(const Key* keys, Groups g) {
 }
 
 template <typename Key>
-__global__ void put_in_order(const Key* keys, const int* names, Groups g) {
+__global__ void put_in_order(const Key* keys, const int* names, Groups g, const int* bad) {
   const int64_t place = global_thread();
   if (place >= g.items || !*g.unsorted) return;
   const int item = g.places[place];
   const int64_t key = key_of(keys, item, g.groups, nullptr);
-  const int first = g.begin[key], end = g.begin[key + 1];
-  int rank = 0;
+  const int first = g.begin[key], end = bad && *bad ? first : g.begin[key + 1];
+  int rank = bad && *bad ? int(place) - first : 0;
   for (int other = first; other < end; ++other) rank += g.places[other] < item;
   g.order[first + rank] = names ? names[item] : item;
 }
 
 template <typename Key>
+__global__ void list_keys(const Key* keys, const int* names, Groups g, int* bad) {
+  const int64_t item = global_thread();
+  if (item >= g.items) return;
+  g.keys[item] = int(key_of(keys, item, g.groups, bad));
+  g.places[item] = names ? names[item] : int(item);
+}
+
+template <typename Key>
 void group_by(const Key* keys, const int* names, const Groups& g, int* bad, void* stream) {
   const char* const name = "group";
-  check_cuda(cudaMemsetAsync(g.counts, 0, (g.groups + 1) * sizeof(int), cudaStream_t(stream)), name);
   check_cuda(cudaMemsetAsync(g.unsorted, 0, sizeof(int), cudaStream_t(stream)), name);
+  if (g.keys) {
+    const auto bits = [](int* numbers) { return reinterpret_cast<uint32_t*>(numbers); };
+    launch(name, list_keys<Key>, blocks_of(g.items), kThreads, 0, stream, keys, names, g, bad);
+    sort_by_key(bits(g.keys), bits(g.ascending), bits(g.places), bits(g.order), g.items,
+                bits_of(uint64_t(g.groups - 1)), g.sort, stream);
+    launch(name, find_begin<int>, blocks_of(g.groups + 1), kThreads, 0, stream, g.ascending, g);
+    return;
+  }
+  check_cuda(cudaMemsetAsync(g.counts, 0, (g.groups + 1) * sizeof(int), cudaStream_t(stream)), name);
   launch(name, look<Key>, blocks_of(g.items), kThreads, 0, stream, keys, names, g, bad);
   launch(name, count<Key>, blocks_of(g.items), kThreads, 0, stream, keys, g);
   exclusive_sum(g.counts, g.groups + 1, g.sums, stream);
   launch(name, find_begin<Key>, blocks_of(g.groups + 1), kThreads, 0, stream, keys, g);
   launch(name, claim<Key>, blocks_of(g.items), kThreads, 0, stream, keys, g);
-  launch(name, put_in_order<Key>, blocks_of(g.items), kThreads, 0, stream, keys, names, g);
+  launch(name, put_in_order<Key>, blocks_of(g.items), kThreads, 0, stream, keys, names, g, bad);
 }
 
 __global__ void look_up(const int64_t* neighbours, EdgeLists lists) {
@@ -142,7 +160,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-Groups::Groups(Layout& layout, int64_t items, int64_t groups)
+Groups::Groups(Layout& layout, int64_t items, int64_t groups, bool large)
     : items(items),
       groups(std::max<int64_t>(groups, 1)),
       begin(layout.take<int>(this->groups + 1)),
@@ -151,6 +169,11 @@ Groups::Groups(Layout& layout, int64_t items, int64_t groups)
       places(layout.take<int>(items)),
       unsorted(layout.take<int>(1)),
       sums(layout.take<char>(sum_bytes(this->groups + 1))) {
+  if (large) {
+    keys = layout.take<int>(items);
+    ascending = layout.take<int>(items);
+    sort = layout.take<char>(sort_bytes(items));
+  }
   if (std::max(items, groups) >= int64_t(1) << 31) {
     throw std::runtime_error("at most 2147483647 edges, atoms and structures on CUDA, got " +
                              std::to_string(items) + " in " + std::to_string(groups) + " groups");
@@ -177,14 +200,14 @@ Graph::Graph(Layout& layout, int64_t atoms, int64_t edges, int64_t structures)
       structures(structures),
       lists(layout, atoms, edges),
       by_neighbour(layout, edges, atoms),
-      by_structure(layout, atoms, structures),
+      by_structure(layout, atoms, structures, structures > 1),  // the atoms of one are in order
       bad(lists.bad) {}
 
 void make_graph(Graph& graph, const int64_t* centre, const int64_t* neighbour, const int64_t* batch,
                 void* stream) {
   graph.centre = centre, graph.neighbour = neighbour, graph.batch = batch;
   list_edges(centre, neighbour, graph.lists, stream);
-  group(graph.lists.neighbour, graph.lists.by_centre.order, graph.by_neighbour, nullptr, stream);
+  group(graph.lists.neighbour, graph.lists.by_centre.order, graph.by_neighbour, graph.bad, stream);
   group(batch, nullptr, graph.by_structure, graph.bad, stream);
 }
 

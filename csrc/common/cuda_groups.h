@@ -11,20 +11,24 @@ namespace uqforce {
 
 // Those of group g are order[begin[g]], ..., order[begin[g + 1] - 1], ascending. Fewer than 2^31 items. The
 // work is that of a few passes where the keys ascend already, else grows with the square of the groups'
-// sizes.
+// sizes: right for groups as small as an atom's edges. Large groups are sorted, whether they need it or not.
 struct Groups {
   int64_t items = 0, groups = 0;
   int *begin = nullptr, *order = nullptr;  // [groups + 1], [items]
   int *counts, *places, *unsorted;         // workspace: [groups + 1], [items], [1]
   void* sums;
+  int *keys = nullptr, *ascending;  // workspace of the sort: [items] each; null where there is none
+  void* sort;
 
   Groups() = default;
   // At least one group.
-  Groups(Layout& layout, int64_t items, int64_t groups);
+  Groups(Layout& layout, int64_t items, int64_t groups, bool large = false);
 };
 
 // Groups items by their keys (null: all 0). A key outside 0..groups-1 sets *bad, if bad is given, and counts
-// as 0. With names [items] these stand in `order` in place of the items' numbers.
+// as 0. With names [items] these stand in `order` in place of the items' numbers. Where *bad is set, now or
+// before, groups are in no particular order: what is made of them is not a number anyway, and all of them may
+// be one.
 void group(const int64_t* keys, const int* names, const Groups& result, int* bad, void* stream);
 void group(const int* keys, const int* names, const Groups& result, int* bad, void* stream);
 

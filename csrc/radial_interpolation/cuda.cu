@@ -277,7 +277,8 @@ struct Temporary {
 };
 
 template <typename T>
-Places<T> lay_out(Layout& layout, int64_t edges, int64_t rows, int64_t columns, Temporary& temporary) {
+Places<T> lay_out(Layout& layout, int64_t edges, int64_t rows, int64_t columns, bool reduces,
+                  Temporary& temporary) {
   Places<T> a{};
   a.edges = edges;
   a.rows = rows;
@@ -287,7 +288,7 @@ Places<T> lay_out(Layout& layout, int64_t edges, int64_t rows, int64_t columns, 
   a.start = layout.take<int64_t>(starts_of(a) + 1);
   a.value = layout.take<T>(edges * kWidth);
   a.slope = layout.take<T>(edges * kWidth);
-  a.parts = layout.take<T>((edges / kPart + starts_of(a)) * kWidth * columns);
+  a.parts = layout.take<T>(reduces ? (edges / kPart + starts_of(a)) * kWidth * columns : 0);
   temporary.keys = layout.take<uint32_t>(edges);
   temporary.identity = layout.take<uint32_t>(edges);
   temporary.workspace = layout.take<char>(sort_bytes(edges));
@@ -297,22 +298,23 @@ Places<T> lay_out(Layout& layout, int64_t edges, int64_t rows, int64_t columns, 
 }  // namespace
 
 template <typename T>
-int64_t places_bytes(int64_t edges, int64_t rows, int64_t columns) {
+int64_t places_bytes(int64_t edges, int64_t rows, int64_t columns, bool reduces) {
   if (std::max(edges, rows) >= int64_t(1) << 31) {
     throw std::runtime_error("radial_interpolation on CUDA has at most 2147483647 edges and nodes, got " +
                              std::to_string(edges) + " and " + std::to_string(rows));
   }
   Layout layout(nullptr);
   Temporary temporary;
-  lay_out<T>(layout, edges, rows, columns, temporary);
+  lay_out<T>(layout, edges, rows, columns, reduces, temporary);
   return layout.bytes();
 }
 
 template <typename T>
-Places<T> find_places(void* memory, const T* x, int64_t edges, int64_t rows, int64_t columns, void* stream) {
+Places<T> find_places(void* memory, const T* x, int64_t edges, int64_t rows, int64_t columns, bool reduces,
+                      void* stream) {
   Layout layout(memory);
   Temporary t;
-  const Places<T> a = lay_out<T>(layout, edges, rows, columns, t);
+  const Places<T> a = lay_out<T>(layout, edges, rows, columns, reduces, t);
   const char* name = "radial_interpolation";
   const int64_t starts = starts_of(a);
   launch(name, find_nodes<T>, blocks_of(edges), kThreads, 0, stream, x, edges, rows, t.keys, t.identity);
@@ -358,11 +360,11 @@ void reduce(const Places<T>& a, const T* factor, const T* rows, T* out, void* st
   launch("radial_interpolation", sum_rows<T>, blocks_of(a.rows * a.columns), kThreads, 0, stream, a, out);
 }
 
-#define UQFORCE_INSTANTIATE(T)                                                       \
-  template int64_t places_bytes<T>(int64_t, int64_t, int64_t);                       \
-  template Places<T> find_places(void*, const T*, int64_t, int64_t, int64_t, void*); \
-  template void expand(const Places<T>&, Term<T>, Term<T>, T*, void*);               \
-  template void dot(const Places<T>&, Term<T>, Term<T>, bool, const T*, T*, void*);  \
+#define UQFORCE_INSTANTIATE(T)                                                             \
+  template int64_t places_bytes<T>(int64_t, int64_t, int64_t, bool);                       \
+  template Places<T> find_places(void*, const T*, int64_t, int64_t, int64_t, bool, void*); \
+  template void expand(const Places<T>&, Term<T>, Term<T>, T*, void*);                     \
+  template void dot(const Places<T>&, Term<T>, Term<T>, bool, const T*, T*, void*);        \
   template void reduce(const Places<T>&, const T*, const T*, T*, void*);
 UQFORCE_INSTANTIATE(float)
 UQFORCE_INSTANTIATE(double)

@@ -15,15 +15,16 @@ struct Places {
   uint32_t* node;                // [edges], of each its first node
   int64_t* start;                // [rows - kWidth + 2], the first place of each node
   T *value, *slope;              // [edges, kWidth]: the polynomials, and their derivatives by x
-  T* parts;                      // workspace of reduce()
+  T* parts;                      // workspace of reduce(), if it is wanted
 };
 
 template <typename T>
-int64_t places_bytes(int64_t edges, int64_t rows, int64_t columns);
+int64_t places_bytes(int64_t edges, int64_t rows, int64_t columns, bool reduces);
 
-// An x below 0, an error on the CPU, gives NaN.
+// With room for reduce() if it `reduces`. An x below 0, an error on the CPU, gives NaN.
 template <typename T>
-Places<T> find_places(void* memory, const T* x, int64_t edges, int64_t rows, int64_t columns, void* stream);
+Places<T> find_places(void* memory, const T* x, int64_t edges, int64_t rows, int64_t columns, bool reduces,
+                      void* stream);
 
 // A table [rows, columns], and what multiplies it for each edge: null is 1. No table is absent.
 template <typename T>

@@ -22,12 +22,12 @@ struct Placed {
   Tensor memory;
   radial::Places<T> places;
 
-  Placed(const Tensor& x, const Tensor& table)
+  Placed(const Tensor& x, const Tensor& table, bool reduces)
       : stream(current_stream(x.device())),
-        memory(at::empty({radial::places_bytes<T>(x.size(0), table.size(0), table.size(1))},
+        memory(at::empty({radial::places_bytes<T>(x.size(0), table.size(0), table.size(1), reduces)},
                          x.options().dtype(at::kByte))),
         places(radial::find_places(memory.mutable_data_ptr(), x.const_data_ptr<T>(), x.size(0), table.size(0),
-                                   table.size(1), stream)) {}
+                                   table.size(1), reduces, stream)) {}
 };
 
 template <typename T>
@@ -47,7 +47,7 @@ Tensor forward_cuda(const Tensor& table, const Tensor& slope, const Tensor& x) {
                out = at::empty({x.size(0), table.size(1)}, table.options());
   AT_DISPATCH_FLOATING_TYPES(table.scalar_type(), "radial_interpolation", [&] {
     using T = scalar_t;
-    const Placed<T> placed(positions, nodes);
+    const Placed<T> placed(positions, nodes, false);
     radial::expand(placed.places, term<T>(nodes), {}, out.mutable_data_ptr<T>(), placed.stream);
   });
   return out;
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad, const Tensor& slope
                dtable = empty_if(needs[0], slope), dx = empty_if(needs[1], x);
   AT_DISPATCH_FLOATING_TYPES(slope.scalar_type(), "radial_interpolation_backward", [&] {
     using T = scalar_t;
-    const Placed<T> placed(positions, slopes);
+    const Placed<T> placed(positions, slopes, needs[0]);
     const T* const rows = g.const_data_ptr<T>();
     if (needs[0]) {
       radial::reduce<T>(placed.places, nullptr, rows, dtable.mutable_data_ptr<T>(), placed.stream);
@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cuda(const OptionalTensor& dd
   }
   AT_DISPATCH_FLOATING_TYPES(slope.scalar_type(), "radial_interpolation_double_backward", [&] {
     using T = scalar_t;
-    const Placed<T> placed(positions, slopes);
+    const Placed<T> placed(positions, slopes, needs[1] && u.defined());
     const T* const rows = g.const_data_ptr<T>();
     const auto first = u.defined() ? term<T>(slopes, u) : radial::Term<T>{}, second = term<T>(dd);
     if (needs[0]) {

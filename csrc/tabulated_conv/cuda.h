@@ -28,7 +28,7 @@ struct CudaCall {
   T* out;  // [nodes, dim_out], added to
   // Of the derivative: cotangents [cotangents, nodes, dim_out]; conv.rows and conv.partial are those of the
   // first, and so many numbers further on those of the next.
-  int cotangents;
+  int cotangents, block_nodes;  // of a block of threads
   const T* cotangent;
   int64_t rows_stride, partial_stride;
 };
@@ -38,8 +38,8 @@ template <typename T>
 int most_cotangents(int64_t sh_dim);
 
 template <typename T>
-void value(const CudaCall<T>& call, const CudaUnit& unit, void* stream);
+void value(CudaCall<T> call, const CudaUnit& unit, void* stream);
 template <typename T>
-void vjp(const CudaCall<T>& call, const CudaUnit& unit, void* stream);
+void vjp(CudaCall<T> call, const CudaUnit& unit, void* stream);
 
 }  // namespace uqforce::tabulated

@@ -13,8 +13,8 @@ using conv::each_slot;
 using conv::Terms;
 using conv::Walk;
 
-constexpr int kColumns =
-    8;  // rows of the linear map's input that a block has: of nodes, or of their cotangents
+// Rows of the linear map's input that a block has at most: of nodes, or of their cotangents.
+constexpr int kColumns = 8;
 constexpr int kBlockWarps = 4, kSplineTerms = 6;
 template <typename T>
 constexpr int kC = conv::kForwardChannels<T> / kWarp;
@@ -190,22 +190,23 @@ __device__ void rebuild(const CudaCall<T>& call, const CudaUnit& unit, const Wal
   }
 }
 
-template <typename T, class F>
-int64_t shared_bytes(int64_t sh_dim, int cotangents) {
+// Of a block with so many columns.
+template <typename T>
+int64_t shared_bytes(int family, int64_t sh_dim, int cotangents, int columns) {
   const int fields = Fields<T>::count(int(sh_dim), cotangents);
-  return int64_t(sizeof(T)) *
-         (kBlockWarps * fields * kWarp + F::rows_before(F::size) * kWarp * kC<T> * kColumns);
+  const int rows = conv::of_family(
+      family, [](auto its) { return decltype(its)::rows_before(decltype(its)::size); }, conv::Families{});
+  return int64_t(sizeof(T)) * (kBlockWarps * fields * kWarp + rows * kWarp * kC<T> * columns);
 }
 
 template <typename T, class KernelOf>
-void launch_nodes(const char* name, const KernelOf& kernel_of, int nodes, const CudaCall<T>& call,
-                  const CudaUnit& unit, void* stream) {
-  const int64_t shared = conv::of_family(
-      unit.family,
-      [&](auto family) { return shared_bytes<T, decltype(family)>(call.conv.sh_dim, call.cotangents); },
-      conv::Families{});
-  launch(name, conv::of_family(unit.family, kernel_of, conv::Families{}), blocks_of(call.conv.nodes, nodes),
-         kBlockWarps * kWarp, size_t(shared), stream, call, unit);
+void launch_nodes(const char* name, const KernelOf& kernel_of, const CudaCall<T>& call, const CudaUnit& unit,
+                  void* stream) {
+  const int columns = call.block_nodes * std::max(call.cotangents, 1);
+  launch(name, conv::of_family(unit.family, kernel_of, conv::Families{}),
+         blocks_of(call.conv.pass_nodes, call.block_nodes), kBlockWarps * kWarp,
+         size_t(shared_bytes<T>(unit.family, call.conv.sh_dim, call.cotangents, columns)), stream, call,
+         unit);
 }
 
 }  // namespace

@@ -82,7 +82,9 @@ struct Inputs {
     const EdgeLists& lists = edges.lists;
     CudaCall<T> call{};
     call.conv.dim_in = conv.conv.dim_in, call.conv.dim_out = conv.conv.dim_out;
-    call.conv.sh_dim = conv.conv.sh_dim, call.conv.nodes = lists.nodes, call.conv.last = int(lists.edges);
+    call.conv.sh_dim = conv.conv.sh_dim, call.conv.nodes = call.conv.pass_nodes = lists.nodes;
+    call.conv.last = call.conv.edges = int(lists.edges);
+    call.conv.centre = edges.index.const_data_ptr<int64_t>();
     call.conv.begin = lists.by_centre.begin, call.conv.edge = lists.by_centre.order;
     call.conv.neighbour = lists.neighbour, call.conv.bad = lists.bad;
     call.conv.x = x.const_data_ptr<T>();
@@ -129,7 +131,9 @@ template <typename T>
 void run_vjp(CudaCall<T> call, const std::vector<CudaUnit>& units, const conv::CudaPlan& plan,
              const conv::Edges& lists, const Tensor& x, T* dx, T* dvec, void* stream) {
   const int64_t edges = call.conv.last, row = dx ? call.conv.dim_in : 0, partial = 3 * plan.degrees.count;
-  const int64_t step = lists.of_a_pass(call.cotangents * (row + partial) * int64_t(sizeof(T)));
+  const conv::Passes passes = lists.passes(call.cotangents * (row + partial) * int64_t(sizeof(T)));
+  const int64_t step = passes.step;
+  call.conv.pass_nodes = passes.nodes(call.conv.nodes);
   const Tensor left = at::empty({call.cotangents * step * (row + partial)}, x.options());
   T* const rows = dx ? left.mutable_data_ptr<T>() : nullptr;
   T* const partials = left.mutable_data_ptr<T>() + call.cotangents * step * row;
@@ -144,9 +148,9 @@ void run_vjp(CudaCall<T> call, const std::vector<CudaUnit>& units, const conv::C
     for (const CudaUnit& unit : units) vjp<T>(call, unit, stream);
     conv::CudaCall<T> sums = call.conv;
     sums.sh_dim = 3;
+    if (dx) conv::add_rows(sums, lists.by_neighbour, call.cotangents, call.rows_stride, dx, stream);
     for (int k = 0; k < call.cotangents; ++k) {
-      sums.rows = rows + k * call.rows_stride, sums.partial = partials + k * call.partial_stride;
-      if (dx) conv::add_rows(sums, lists.by_neighbour, dx + k * call.conv.nodes * call.conv.dim_in, stream);
+      sums.partial = partials + k * call.partial_stride;
       conv::add_partial(sums, degrees, dvec + k * edges * 3, stream);
     }
   }

@@ -72,13 +72,13 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? 4 : 3)
 }  // namespace
 
 template <typename T>
-void value(const CudaCall<T>& call, const CudaUnit& unit, void* stream) {
+void value(CudaCall<T> call, const CudaUnit& unit, void* stream) {
+  call.block_nodes = kColumns;
   launch_nodes<T>(
-      "tabulated_conv", [](auto family) { return &value_kernel<T, decltype(family)>; }, kColumns, call, unit,
-      stream);
+      "tabulated_conv", [](auto family) { return &value_kernel<T, decltype(family)>; }, call, unit, stream);
 }
 
-template void value(const CudaCall<float>&, const CudaUnit&, void*);
-template void value(const CudaCall<double>&, const CudaUnit&, void*);
+template void value(CudaCall<float>, const CudaUnit&, void*);
+template void value(CudaCall<double>, const CudaUnit&, void*);
 
 }  // namespace uqforce::tabulated

@@ -35,8 +35,10 @@ struct CudaUnits {
 template <typename T>
 struct CudaCall {
   int64_t dim_in, dim_out, sh_dim, weight_numel, nodes;
+  int64_t pass_nodes;                         // about as many as a pass has: what is launched for it
   const int *begin, *edge, *neighbour, *bad;  // EdgeLists
-  int first, last;
+  const int64_t* centre;                      // [edges], as given
+  int first, last, edges;
   const T *x, *sh, *weight, *grad, *ddx, *ddsh, *ddw;
   T *out, *dw;
   T* rows;     // [last - first, dim_in]: what each edge adds to dx
@@ -58,9 +60,11 @@ void backward(const CudaCall<T>& call, const CudaUnits& units, void* stream);
 template <typename T>
 void double_backward(const CudaCall<T>& call, const CudaUnits& units, void* stream);
 
-// dx [nodes, dim_in] = (or += after the first pass) the rows that lead to each node, in their order.
+// dx [cotangents, nodes, dim_in] = (or += after the first pass) the rows that lead to each node, in their
+// order. The rows of a cotangent stand `rows_stride` numbers behind those of the one before.
 template <typename T>
-void add_rows(const CudaCall<T>& call, const Groups& by_neighbour, T* dx, void* stream);
+void add_rows(const CudaCall<T>& call, const Groups& by_neighbour, int cotangents, int64_t rows_stride, T* dx,
+              void* stream);
 
 // The degrees l2 of each unit, as bits.
 struct CudaDegrees {
@@ -71,5 +75,8 @@ struct CudaDegrees {
 // dsh [edges, sh_dim] = sum of the units' partial sums.
 template <typename T>
 void add_partial(const CudaCall<T>& call, const CudaDegrees& degrees, T* dsh, void* stream);
+
+// Bytes that the driver has left on the current device.
+int64_t free_memory();
 
 }  // namespace uqforce::conv

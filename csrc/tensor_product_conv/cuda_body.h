@@ -136,6 +136,23 @@ class Stages {
   bool wide_;
 };
 
+// The centres that a pass has edges of, and what stands between them: from `begin` to before `end`.
+struct Centres {
+  int begin, end;
+
+  template <typename T>
+  __device__ explicit Centres(const CudaCall<T>& call)
+      : begin(call.first == 0 ? 0 : of(call, call.first)),
+        end(call.last == call.edges ? int(call.nodes) : of(call, call.last) + 1) {}
+
+  // The centre of the edge at a place; where none is named, as in the lists.
+  template <typename T>
+  __device__ static int of(const CudaCall<T>& call, int place) {
+    const int64_t centre = call.centre[call.edge[place]];
+    return centre >= 0 && centre < call.nodes ? int(centre) : 0;
+  }
+};
+
 // What a warp does of a launch.
 template <typename T, int kC>
 struct Walk {
@@ -144,6 +161,7 @@ struct Walk {
   int64_t centre;
   int lane, from, to;  // places of the edges
   bool continued;      // an earlier pass had edges of this centre
+  bool bare;           // a centre without edges, and this pass is to write its rows
   T poison;            // 0, or not a number where edge_index names a node that is none
   int channel[kC];     // a lane without channels reads another's
 
@@ -153,10 +171,11 @@ struct Walk {
   __device__ Walk(const CudaCall<T>& call, const CudaUnit& unit, int64_t centre)
       : call(call), unit(unit), centre(centre), lane(threadIdx.x % kWarp) {
     if (centre >= call.nodes) return;
-    const int begin = call.begin[centre];
+    const int begin = call.begin[centre], end = call.begin[centre + 1];
     from = max(begin, call.first);
-    to = min(call.begin[centre + 1], call.last);
+    to = min(end, call.last);
     continued = begin < call.first;
+    bare = begin == end && begin <= call.last && (begin > call.first || call.first == 0);
     poison = *call.bad ? std::numeric_limits<T>::quiet_NaN() : T(0);
 #pragma unroll
     for (int c = 0; c < kC; ++c) channel[c] = min(lane + kWarp * c, unit.channels - 1);
@@ -168,10 +187,8 @@ struct Walk {
     to = from + int(count * (part + 1) / parts);
     from += int(count * part / parts);
   }
-  // Whether there is something to do: the rows of a centre without edges are written in the first pass.
-  __device__ bool idle() const {
-    return centre >= call.nodes || (from >= to && (continued || call.first > 0));
-  }
+  // Whether this pass has nothing of the centre.
+  __device__ bool idle() const { return centre >= call.nodes || (from >= to && !bare); }
   __device__ bool own(int c) const { return lane + kWarp * c < unit.channels; }
   __device__ bool has(int k) const { return unit.path[k].weight_offset >= 0; }
 
@@ -287,6 +304,19 @@ struct Walk {
   }
 };
 
+// Calls use(walk) for each centre of the pass that is the warp's. The host launches about as many warps as
+// the pass has centres; where it has more, they go on.
+template <typename T, int kC, class Use>
+__device__ void each_walk(const CudaCall<T>& call, const CudaUnits& units, const Use& use) {
+  const CudaUnit& unit = units.unit[blockIdx.x % units.count];
+  const Centres centres(call);
+  int centre = centres.begin + int(blockIdx.x / units.count) * kWarps + int(threadIdx.x / kWarp);
+  for (; centre < centres.end; centre += int(gridDim.x / units.count) * kWarps) {
+    const Walk<T, kC> walk(call, unit, centre);
+    if (!walk.idle()) use(walk);
+  }
+}
+
 // One edge through one coupling: sum[m3] += sum_m1 M[m1, m3] (w x[m1]).
 template <class S, typename T, int kC>
 __device__ void couple(const T (&Y)[2 * S::l2 + 1], const T (&w)[kC], const T (&x)[2 * S::l1 + 1][kC],
@@ -373,7 +403,7 @@ void launch_units(const char* name, const KernelOf& kernel_of, int arrays, const
   const int numbers = of_family(
       units.family, [=](auto family) { return Stages<T, kC, decltype(family)>::size(arrays); }, Families{});
   launch(name, of_family(units.family, kernel_of, Families{}),
-         (call.nodes + kWarps - 1) / kWarps * units.count, kWarps * kWarp, kWarps * numbers * sizeof(T),
+         blocks_of(call.pass_nodes, kWarps) * units.count, kWarps * kWarp, kWarps * numbers * sizeof(T),
          stream, call, units);
 }
 

@@ -7,14 +7,10 @@
 #include <limits>
 
 #include "common/cuda_groups.h"
+#include "tensor_product_conv/cuda.h"
+#include "tensor_product_conv/passes.h"
 
 namespace uqforce::conv {
-
-#ifdef UQFORCE_EMULATION
-constexpr int64_t kWorkspace = int64_t(1) << 15;  // small, so that the tests have several passes
-#else
-constexpr int64_t kWorkspace = int64_t(1) << 29;  // bytes of what edges leave behind until it is summed
-#endif
 
 // What does not fit the lists, or has nothing to do. Returns whether there are nodes.
 inline bool check_sizes(const at::Tensor& x, const at::Tensor& edge_index) {
@@ -44,14 +40,13 @@ struct Edges {
     lay_out(memory.mutable_data_ptr());
     const int64_t* const centre = index.const_data_ptr<int64_t>();
     list_edges(centre, centre + edges, lists, stream);
-    if (wants_neighbours) group(lists.neighbour, nullptr, by_neighbour, nullptr, stream);
+    if (wants_neighbours) group(lists.neighbour, nullptr, by_neighbour, lists.bad, stream);
   }
 
-  // Edges of a pass, where each leaves `bytes` behind: at least one.
-  int64_t of_a_pass(int64_t bytes) const {
-    const int64_t most = std::max<int64_t>(kWorkspace / std::max<int64_t>(bytes, 1), 1);
-    const int64_t passes = std::max<int64_t>((lists.edges + most - 1) / most, 1);
-    return std::max<int64_t>((lists.edges + passes - 1) / passes, 1);
+  // Passes, where each edge leaves `bytes` behind. Only large systems ask the driver for the free memory.
+  Passes passes(int64_t bytes) const {
+    const bool small = lists.edges * bytes <= kLeastWorkspace;
+    return plan_passes(lists.edges, bytes, small ? 0 : free_memory());
   }
 };
 

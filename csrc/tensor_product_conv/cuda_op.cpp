@@ -35,7 +35,8 @@ CudaCall<T> call_of(const ConvSpec& spec, const Edges& edges) {
   CudaCall<T> call{};
   call.dim_in = spec.dim_in, call.dim_out = spec.dim_out;
   call.sh_dim = spec.sh_dim, call.weight_numel = spec.weight_numel;
-  call.nodes = edges.lists.nodes, call.last = int(edges.lists.edges);
+  call.nodes = call.pass_nodes = edges.lists.nodes, call.last = call.edges = int(edges.lists.edges);
+  call.centre = edges.index.const_data_ptr<int64_t>();
   call.begin = edges.lists.by_centre.begin, call.edge = edges.lists.by_centre.order;
   call.neighbour = edges.lists.neighbour, call.bad = edges.lists.bad;
   return call;
@@ -48,15 +49,17 @@ void run(void (*launch)(const CudaCall<T>&, const CudaUnits&, void*), const Cuda
          const Edges& edges, const Tensor& like, T* dx, T* dsh, void* stream) {
   const int64_t count = edges.lists.edges;
   const int64_t row = dx ? call.dim_in : 0, partial = dsh ? plan.degrees.count * call.sh_dim : 0;
-  const int64_t step = edges.of_a_pass((row + partial) * int64_t(sizeof(T)));
+  const Passes passes = edges.passes((row + partial) * int64_t(sizeof(T)));
+  const int64_t step = passes.step;
   const Tensor left = at::empty({step * (row + partial)}, like.options());
   call.rows = dx ? left.mutable_data_ptr<T>() : nullptr;
   call.partial = dsh ? left.mutable_data_ptr<T>() + step * row : nullptr;
+  call.pass_nodes = passes.nodes(call.nodes);
   for (int64_t first = 0; first == 0 || first < count; first += step) {
     call.first = int(first), call.last = int(std::min(first + step, count));
     if (dx && plan.zero_rows) left.slice(0, 0, step * row).zero_();
     for (const CudaUnits& units : plan.launches) launch(call, units, stream);
-    if (dx) add_rows(call, edges.by_neighbour, dx, stream);
+    if (dx) add_rows(call, edges.by_neighbour, 1, 0, dx, stream);
     if (dsh) add_partial(call, plan.degrees, dsh, stream);
   }
 }

@@ -1,35 +1,58 @@
-// Sums of what edges and units leave behind: one thread for each number, in a fixed order.
+// Sums of what edges and units leave behind, each number by one thread, in a fixed order.
+#include <limits>
+
 #include "common/cuda.h"
 #include "tensor_product_conv/cuda.h"
 
 namespace uqforce::conv {
 namespace {
 
-// The first of the ascending places order[begin], .., order[end - 1] that is not below `place`.
-__device__ int first_from(const int* order, int begin, int end, int place) {
-  while (begin < end) {
-    const int middle = begin + (end - begin) / 2;
-    order[middle] < place ? begin = middle + 1 : end = middle;
-  }
-  return begin;
-}
+constexpr int kAhead = 8;  // rows that are on their way at a time
 
+// A warp for each node: it looks once which of the node's rows this pass has, then lanes are columns.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) rows_kernel(CudaCall<T> call, Groups by_neighbour, T* dx) {
-  const int64_t k = global_thread();
-  if (k >= call.nodes * call.dim_in) return;
-  const int64_t node = k / call.dim_in;
-  const T* const column = call.rows + k % call.dim_in;
-  const int begin = by_neighbour.begin[node], end = by_neighbour.begin[node + 1];
-  const int first = first_from(by_neighbour.order, begin, end, call.first),
-            last = first_from(by_neighbour.order, first, end, call.last);
-  if (call.first > 0 && first == last) return;
-  T sum = call.first > 0 ? dx[k] : T(0);
-#pragma unroll 4
-  for (int at = first; at < last; ++at) {
-    sum += __ldcs(column + (by_neighbour.order[at] - call.first) * call.dim_in);
+__global__ void __launch_bounds__(kThreads)
+    rows_kernel(CudaCall<T> call, Groups by_neighbour, int cotangents, int64_t rows_stride, T* dx) {
+  const int64_t node = global_thread() / kWarp;
+  const int lane = threadIdx.x % kWarp, dim_in = int(call.dim_in);
+  if (node >= call.nodes) return;
+  if (*call.bad) {  // the lists are in no order then
+    for (int64_t row = node; row < cotangents * call.nodes; row += call.nodes) {
+      for (int column = lane; column < dim_in; column += kWarp) {
+        dx[row * dim_in + column] = std::numeric_limits<T>::quiet_NaN();
+      }
+    }
+    return;
   }
-  dx[k] = sum;
+  const int begin = by_neighbour.begin[node], end = by_neighbour.begin[node + 1];
+  int first = begin, last = begin;  // places ascend: those of the pass stand side by side
+  for (int at = begin + lane; at - lane < end; at += kWarp) {
+    const int place = at < end ? by_neighbour.order[at] : call.last;
+    first += __popc(__ballot_sync(kAll, place < call.first));
+    last += __popc(__ballot_sync(kAll, place < call.last));
+  }
+  if (call.first > 0 && first == last) return;
+  for (int k = 0; k < cotangents; ++k) {
+    T* const sums = dx + (k * call.nodes + node) * dim_in;
+    const T* const rows = call.rows + k * rows_stride;
+    for (int column = lane; column < dim_in; column += kWarp) {
+      T sum = call.first > 0 ? sums[column] : T(0);
+      for (int start = first; start < last; start += kAhead) {
+        T row[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (start + i >= last) continue;
+          const int64_t place = by_neighbour.order[start + i] - call.first;
+          row[i] = __ldcs(rows + place * dim_in + column);
+        }
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (start + i < last) sum += row[i];
+        }
+      }
+      sums[column] = sum;
+    }
+  }
 }
 
 template <typename T>
@@ -51,9 +74,10 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename T>
-void add_rows(const CudaCall<T>& call, const Groups& by_neighbour, T* dx, void* stream) {
-  launch("add_rows", rows_kernel<T>, blocks_of(call.nodes * call.dim_in), kThreads, 0, stream, call,
-         by_neighbour, dx);
+void add_rows(const CudaCall<T>& call, const Groups& by_neighbour, int cotangents, int64_t rows_stride, T* dx,
+              void* stream) {
+  launch("add_rows", rows_kernel<T>, blocks_of(call.nodes, kThreads / kWarp), kThreads, 0, stream, call,
+         by_neighbour, cotangents, rows_stride, dx);
 }
 
 template <typename T>
@@ -62,8 +86,14 @@ void add_partial(const CudaCall<T>& call, const CudaDegrees& degrees, T* dsh, vo
          stream, call, degrees, dsh);
 }
 
-template void add_rows(const CudaCall<float>&, const Groups&, float*, void*);
-template void add_rows(const CudaCall<double>&, const Groups&, double*, void*);
+int64_t free_memory() {
+  size_t free = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "free memory");
+  return int64_t(free);
+}
+
+template void add_rows(const CudaCall<float>&, const Groups&, int, int64_t, float*, void*);
+template void add_rows(const CudaCall<double>&, const Groups&, int, int64_t, double*, void*);
 template void add_partial(const CudaCall<float>&, const CudaDegrees&, float*, void*);
 template void add_partial(const CudaCall<double>&, const CudaDegrees&, double*, void*);
 

@@ -70,6 +70,15 @@ void copy_later(void* to, const void* from, size_t bytes);
 void commit_copies();
 void wait_for_copies(size_t but_groups);
 void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel);
+// Remembers a launch; tests ask by uqforce_emulation_launches() and uqforce_emulation_blocks().
+void count_launch(const char* name, int64_t blocks);
+// What a test has set in the environment, else what an H200 has.
+inline int64_t setting(const char* name, int64_t usual) {
+  const char* const value = std::getenv(name);
+  return value ? std::atoll(value) : usual;
+}
+// Bytes that a block can have: sm_90's, or for example 101376 of sm_86, sm_89 and sm_120.
+inline int most_shared_memory() { return int(setting("UQFORCE_EMULATED_SHARED_MEMORY", 227 * 1024)); }
 
 inline int lane() { return (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32; }
 
@@ -212,12 +221,17 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 227 * 1024;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : emulation::most_shared_memory();
   return cudaSuccess;
 }
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;  // what a block of sm_90 can have
+  return bytes <= emulation::most_shared_memory() ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = size_t(141) << 30;
+  *free = size_t(emulation::setting("UQFORCE_EMULATED_FREE_MEMORY", int64_t(*total)));
+  return cudaSuccess;
 }
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -212,6 +213,21 @@ void wait_for_copies(size_t but_groups) {
   }
 }
 
+namespace {
+
+struct Launches {
+  int64_t number = 0, blocks = 0;
+};
+std::map<std::string, Launches> launches;
+
+}  // namespace
+
+void count_launch(const char* name, int64_t blocks) {
+  Launches& its = launches[name];
+  ++its.number;
+  its.blocks += blocks;
+}
+
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   static std::mutex one_launch_at_a_time;
   const std::lock_guard guard(one_launch_at_a_time);
@@ -237,3 +253,14 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 }
 
 }  // namespace emulation
+
+// For the tests, by ctypes: launches of a name, and their blocks, since they were forgotten.
+#define UQFORCE_VISIBLE extern "C" __attribute__((visibility("default")))
+
+UQFORCE_VISIBLE int64_t uqforce_emulation_launches(const char* name) {
+  return emulation::launches[name].number;
+}
+UQFORCE_VISIBLE int64_t uqforce_emulation_blocks(const char* name) {
+  return emulation::launches[name].blocks;
+}
+UQFORCE_VISIBLE void uqforce_emulation_forget() { emulation::launches.clear(); }

@@ -5,9 +5,11 @@ from its shared memory at the sizes of W64 (64 channels of every irrep up to l =
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,32 +23,61 @@ class Kernel(NamedTuple):
     name: str  # without namespaces
     registers: int
     spilled: int  # bytes
+    local: int  # bytes of local memory, spilled ones among them
 
 
-def compiled(source: Path, arch: str, folder: Path) -> list[Kernel]:
-    """The kernels of a file. Raises RuntimeError with nvcc's output if it does not compile."""
-    command = [
-        "nvcc",
-        *FLAGS,
-        f"-arch=sm_{arch}",
-        source,
-        "-o",
-        folder / f"{source.parent.name}-{arch}.cubin",
-    ]
+def sources() -> list[Path]:
+    """The files of csrc that have kernels, of ours or of cub."""
+    kernel = re.compile("__global__|cub::")
+    return [path for path in sorted(CSRC.glob("*/cuda*.cu")) if kernel.search(path.read_text())]
+
+
+def short_names(mangled: list[str]) -> list[str]:
+    """Kernels' names without namespaces and arguments."""
+    command = ["c++filt", "--no-strip-underscore"]
+    done = subprocess.run(command, input="\n".join(mangled), capture_output=True, text=True, check=True)
+    short = [re.sub(r"\(anonymous namespace\)::|void ", "", line) for line in done.stdout.splitlines()]
+    return [re.sub(r"\w+::", "", name.split("(")[0]) for name in short]
+
+
+def compiled(source: Path, arch: str, cubin: Path) -> list[Kernel]:
+    """The kernels of a file, and `cubin`. Raises RuntimeError with nvcc's output if it does not compile."""
+    command = ["nvcc", *FLAGS, f"-arch=sm_{arch}", source, "-o", cubin]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
     found = re.findall(
-        r"Function properties for (\S+)\n.*?(\d+) bytes spill stores.*\n.*?Used (\d+) registers", done.stderr
+        r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores.*\n"
+        r".*?Used (\d+) registers",
+        done.stderr,
     )
     if len(found) != done.stderr.count("Function properties for"):
         raise RuntimeError(f"not understood:\n{done.stderr}")
-    names = subprocess.run(
-        ["c++filt"], input="\n".join(name for name, *_ in found), capture_output=True, text=True, check=True
-    )
-    short = [re.sub(r"\(anonymous namespace\)::|void ", "", line) for line in names.stdout.splitlines()]
-    short = [re.sub(r"\w+::", "", name.split("(")[0]) for name in short]
-    return [Kernel(n, int(registers), int(spilled)) for n, (_, spilled, registers) in zip(short, found)]
+    names = short_names([name for name, *_ in found])
+    return [
+        Kernel(name, int(registers), int(spilled), int(local))
+        for name, (_, local, spilled, registers) in zip(names, found)
+    ]
+
+
+def nvdisasm() -> str | None:
+    """The disassembler: of a CUDA toolkit in the path, or of PyPI's nvidia-cuda-nvdisasm."""
+    folders = [Path(path) / "nvidia" for path in sys.path]
+    packaged = [file for folder in folders for file in folder.glob("*/bin/nvdisasm")]
+    return shutil.which("nvdisasm") or (str(packaged[0]) if packaged else None)
+
+
+def instructions(disassembler: str, cubin: Path) -> dict[str, Counter[str]]:
+    """How often each kernel of a cubin has each instruction, without its modifiers: "LDG", "FFMA", "LD"."""
+    command = [disassembler, "--print-code", cubin]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    sections = re.split(r"^\.text\.(\w+):$", text, flags=re.MULTILINE)[1:]
+    opcode = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", re.MULTILINE)
+    names = short_names(sections[::2])
+    found: dict[str, Counter[str]] = {}
+    for name, code in zip(names, sections[1::2]):
+        found.setdefault(name, Counter()).update(opcode.findall(code))
+    return found
 
 
 def family(name: str) -> tuple[int, int]:
@@ -107,11 +138,13 @@ def span(values: list[int]) -> str:
 
 
 def main() -> None:
-    sources, kernels = sorted(CSRC.glob("*/cuda*.cu")), {}
+    kernels = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         jobs = {
-            (source, arch): pool.submit(compiled, source, arch, Path(folder))
-            for source in sources
+            (source, arch): pool.submit(
+                compiled, source, arch, Path(folder) / f"{source.parent.name}-{source.stem}-{arch}.cubin"
+            )
+            for source in sources()
             for arch in ARCHS
         }
         for (_, arch), job in jobs.items():

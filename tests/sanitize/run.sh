@@ -1,10 +1,12 @@
 #!/bin/sh
-# The op tests with a library built under sanitizers: tests/sanitize/run.sh address|thread [pytest's arguments]
+# The op tests with a library built under sanitizers: tests/sanitize/run.sh address|thread|emulation [pytest's arguments]
 #
 # address: AddressSanitizer and UndefinedBehaviorSanitizer, one thread; leaks are not looked for, Python leaves its
 # own behind. thread: ThreadSanitizer, 2 threads. The kernels are those of UQFORCE_ISA (baseline, avx2, avx512;
 # default baseline); Python and torch are not instrumented. Needs cmake, g++ and what the tests need; PYTHON names
 # the interpreter. Builds in build/sanitize-*, beside a copy of the package made of links: nothing else is touched.
+# emulation: UndefinedBehaviorSanitizer in the CUDA kernels on the host (pytest --emulate), all ops with both
+# convolutions; the package as it is built, the emulation in build/emulation-undefined.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -18,6 +20,13 @@ case "${1:-}" in
   thread)
     sanitizer=thread runtimes=tsan
     export TSAN_OPTIONS="halt_on_error=1:exitcode=66:ignore_noninstrumented_modules=1" OMP_NUM_THREADS=2
+    ;;
+  emulation)
+    shift
+    [ $# -gt 0 ] || set -- tests/ops
+    cd "$root"
+    export UQFORCE_EMULATION_SANITIZER=undefined UBSAN_OPTIONS="print_stacktrace=1" OMP_NUM_THREADS=1
+    LD_PRELOAD=$(c++ -print-file-name=libubsan.so) exec "$python" -m pytest -p no:cacheprovider -p no:xdist --emulate "$@"
     ;;
   *)
     sed -n '2p' "$0" >&2
