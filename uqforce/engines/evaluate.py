@@ -18,7 +18,7 @@ from uqforce.errors import DataError
 from uqforce.evaluation.comparison import ATOM_QUANTITIES, Comparison
 from uqforce.evaluation.quality import without_nan
 from uqforce.exporting.opening import call, open_model
-from uqforce.model import QUANTITIES, Potential, load_model
+from uqforce.model import QUANTITIES, Graph, Potential, load_model
 from uqforce.model.predict import join_predictions
 from uqforce.ops import neighbor_list
 from uqforce.uncertainty.calibration_fit import score_at_error
@@ -69,7 +69,9 @@ def calibrated(potential: Potential, predictions: dict[str, np.ndarray], sizes: 
     raw = {name: torch.from_numpy(predictions[name]) for name in QUANTITIES if name in predictions}
     structure = torch.arange(len(sizes)).repeat_interleave(torch.from_numpy(sizes))
     calibration = copy.deepcopy(potential.calibration).cpu()
-    found = calibration(raw, structure, len(sizes), False)
+    # Which atoms belong together is all that it reads of a graph.
+    edges = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(2, 0, dtype=torch.int64)
+    found = calibration(raw, Graph(*edges, torch.zeros_like(structure), structure, len(sizes)))
     return predictions | {name: value.numpy() for name, value in found.items()}
 
 
