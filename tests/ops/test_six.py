@@ -127,6 +127,13 @@ def test_bitwise_the_same_twice_and_for_any_number_of_threads(case, sample, dtyp
 # ---- beside the six
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_case_has_samples_for_each_test(case):
+    """A test that finds no samples would be none."""
+    kinds = ("samples", "edges", "many", "called", *(["tiny"] if case.order > 0 else []))
+    assert [kind for kind in kinds if not getattr(case, kind)] == []
+
+
 def test_every_schema_has_a_case():
     """What the library offers is what opcheck and the others look at."""
     calls = [call for case in CASES for sample in case.called.values() for call in case.calls(*sample())]
