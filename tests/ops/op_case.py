@@ -85,6 +85,12 @@ class OpCase:
         return self.csrc or self.name
 
 
+def overload(schema: str) -> torch._ops.OpOverload:
+    """The op of a name, or of a name and an overload's, "op.overload"."""
+    name, _, which = schema.partition(".")
+    return getattr(getattr(torch.ops.uqforce, name), which or "default")
+
+
 def random_like(tensor: Tensor, generator: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
     """Normal numbers in the tensor's type and place; rounded to `dtype` first, to compare two types."""
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)

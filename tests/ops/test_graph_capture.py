@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.cases import CASES
-from tests.ops.op_case import placed
+from tests.ops.op_case import overload, placed
 
 
 def listed(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -53,7 +53,7 @@ def test_replay_equals_a_call(case, device):
             continue
         inputs = [a.detach().clone() if torch.is_tensor(a) else a for a in arguments]
         others = scaled(inputs)
-        op = getattr(torch.ops.uqforce, schema).default
+        op = overload(schema)
         results, replay = (captured if device.type == "cuda" else called)(op, inputs)
         for mine, other in zip(inputs, others, strict=True):
             if torch.is_tensor(mine):

@@ -12,17 +12,11 @@ import pytest
 import torch
 
 from tests.ops.cases import CASES
-from tests.ops.op_case import OpCase, assert_close, assert_same_bits, derivatives, placed
+from tests.ops.op_case import OpCase, assert_close, assert_same_bits, derivatives, overload, placed
 from uqforce import build_info
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def overload(schema: str) -> torch._ops.OpOverload:
-    """The op of a name, or of a name and an overload's, "op.overload"."""
-    name, _, which = schema.partition(".")
-    return getattr(getattr(torch.ops.uqforce, name), which or "default")
 
 
 def every(kind: str, where=lambda case: True):
