@@ -2,15 +2,25 @@
 // which stay in shared memory, then as in tensor_product_conv, but for the weights, whose gradient meets
 // their slopes at once. Weights and slopes are rebuilt once for all cotangents. A block has up to kColumns
 // pairs of a node and a cotangent; where that leaves fewer nodes than warps, they share a node's edges.
+#include <algorithm>
+
 #include "tabulated_conv/cuda_body.h"
 
 namespace uqforce::tabulated {
 namespace {
 
 constexpr int kMostCotangents = 4;
+template <class F>
+constexpr int highest_degree() {
+  int highest = F::l1;
+  for (int k = 0; k < F::size; ++k) highest = std::max({highest, F::l2(k), F::l3(k)});
+  return highest;
+}
 // Blocks of a multiprocessor in float32: as many as the registers allow without spills.
 template <class F>
-constexpr int kBlocks = F::l1 == 0 && F::rows_before(F::size) <= 9 ? 4 : 3;
+constexpr int kBlocks = highest_degree<F>() == 4                     ? 2
+                        : F::l1 == 0 && F::rows_before(F::size) <= 9 ? 4
+                                                                     : 3;
 
 template <typename T, class F>
 __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? kBlocks<F> : 2)
