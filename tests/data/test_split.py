@@ -98,16 +98,17 @@ def test_isolated_atoms_are_no_duplicates(make_frame):
     assert find_duplicates([atom], [atom]) == []
 
 
-def test_leakage_is_an_error_unless_allowed(frames, capsys):
+def test_leakage_is_an_error_unless_allowed(frames, caplog):
     parts = {"train": frames[:10], "validation": frames[8:12], "test": frames[15:]}
     with pytest.raises(
         DataError, match=r"2 pairs[^$]*train: frame 8 of memory = validation: frame 8 of memory"
     ):
         check_leakage(parts)
     assert check_leakage(parts, allow_duplicates=True) == 2
-    assert "2 pairs of equal frames" in capsys.readouterr().out
+    assert "2 pairs of equal frames" in caplog.text
+    caplog.clear()
     assert check_leakage({"train": frames[:10], "validation": frames[10:]}) == 0
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
 def test_3bpa_mixed_set_shares_31_frames_with_the_training_set(data_dir):

@@ -59,13 +59,14 @@ def test_one_atom_alone(make_frame):
     )
 
 
-def test_unchanged_store_is_used_again(labelled, tmp_path, capsys, monkeypatch):
+def test_unchanged_store_is_used_again(labelled, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "uqforce")
     path = tmp_path / "store"
     expected = content(Dataset.build(labelled, TYPES, CUTOFF, path))
     before = path.stat()
     monkeypatch.setattr(store.ops, "neighbor_list", None)  # calling it would fail
     assert content(Dataset.build(labelled, TYPES, CUTOFF, path)) == expected
-    assert path.stat() == before and capsys.readouterr().out == ""
+    assert path.stat() == before and caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,13 @@ def test_unchanged_store_is_used_again(labelled, tmp_path, capsys, monkeypatch):
         (lambda frames: (frames[::-1], TYPES, CUTOFF), "frames"),
     ],
 )
-def test_changed_inputs_build_the_store_again(labelled, tmp_path, capsys, change, what):
+def test_changed_inputs_build_the_store_again(labelled, tmp_path, caplog, change, what):
+    caplog.set_level("INFO", "uqforce")
     path = tmp_path / "store"
     old = Dataset.build(labelled, TYPES, CUTOFF, path)
     before = content(old)
     new = Dataset.build(*change(labelled), path)
-    assert f"{path}: {what} changed since it was made" in capsys.readouterr().out
+    assert f"{path}: {what} changed since it was made" in caplog.text
     assert content(new) == content(Dataset.build(*change(labelled))) != before
     assert content(old) == before  # whoever maps the old file keeps it
 
@@ -200,7 +202,8 @@ def test_truncated_store(labelled, tmp_path, kept):
             attempt()
 
 
-def test_store_of_another_version(labelled, tmp_path, monkeypatch, capsys):
+def test_store_of_another_version(labelled, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "uqforce")
     path = tmp_path / "store"
     monkeypatch.setattr(store, "FORMAT_VERSION", 999)
     Dataset.build(labelled, TYPES, CUTOFF, path)
@@ -208,9 +211,7 @@ def test_store_of_another_version(labelled, tmp_path, monkeypatch, capsys):
     with pytest.raises(DataError, match="has format version 999, this uqforce reads 1: build it again"):
         Dataset(path)
     Dataset.build(labelled, TYPES, CUTOFF, path)
-    assert "version changed since it was made" in capsys.readouterr().out and len(Dataset(path)) == len(
-        labelled
-    )
+    assert "version changed since it was made" in caplog.text and len(Dataset(path)) == len(labelled)
 
 
 def test_header_is_readable_text(labelled, tmp_path):
