@@ -9,7 +9,7 @@
 #   make lint        ruff, clang-format and mypy, on all files
 #   make build       the environment in .venv and the extension, no more
 #   make device-library   in .device/, what a machine with a GPU and without network needs: a library for its torch
-#                    and card, and wheels (DEVICE=--help: for which; half an hour on one core)
+#                    and card, and wheels (DEVICE=--help: for which)
 #   make clean       removes what was built, `make distclean` the environment too
 #
 # Variables: PYTHON (an interpreter, 3.10 to 3.13), TORCH (a pip requirement), VENV, BENCH (options of
