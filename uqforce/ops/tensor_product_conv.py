@@ -41,7 +41,7 @@ class TensorProductSpec:
         irreps_in, irreps_sh, irreps_out: of the input, the spherical harmonics and the actual output.
         paths: list of `Path`.
         dim_in, dim_out, weight_numel: columns of `x`, of the result and of `edge_weight`.
-        flat: the integers that the op reads (docs/architecture.md).
+        flat: the integers that the op reads (docs/reference.md).
 
     Raises:
         ValueError: a degree is above 4, or no path leads from `irreps_in` to `irreps_out`.
