@@ -17,7 +17,7 @@
 
 namespace uqforce {
 
-// One coupling (l1, l2, l3) of `mul` channels; see docs/architecture.md for the offsets.
+// One coupling (l1, l2, l3) of `mul` channels; see docs/reference.md for the offsets.
 struct ConvPath {
   int64_t l1, l2, l3, mul, in_offset, in_stride, out_offset, out_stride, weight_offset;
 };
