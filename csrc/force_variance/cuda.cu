@@ -97,9 +97,7 @@ __device__ void sum_images(const Arrays<S>& a, int64_t k, int64_t begin, int64_t
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, sizeof(S) > 8   ? 2
-                                            : sizeof(S) > 4 ? 3
-                                                            : 4) collect(Arrays<S> a, bool with_pairs) {
+__global__ void __launch_bounds__(kThreads, sizeof(S) > 4 ? 2 : 4) collect(Arrays<S> a, bool with_pairs) {
   const int64_t i = global_thread() / kWarp;
   if (i >= a.graph.atoms) return;
   const Graph& graph = a.graph;
@@ -372,7 +370,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Local: those of grad_sigma on the edges that end at atom j, by a warp.
 template <typename S>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, sizeof(S) > 4 ? 2 : 4)
     distribute_pairs(Arrays<S> a, const typename Types<S>::Plain* c_aleatoric,
                      const typename Types<S>::Plain* c_sigma_virials, typename Types<S>::Plain* out) {
   using T = typename Types<S>::Plain;
