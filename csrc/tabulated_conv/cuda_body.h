@@ -16,6 +16,7 @@ using conv::Walk;
 // Rows of the linear map's input that a block has at most: of nodes, or of their cotangents.
 constexpr int kColumns = 8;
 constexpr int kBlockWarps = 4, kSplineTerms = 6;
+constexpr int kAtBytes = 16;  // of shared memory, before all else
 template <typename T>
 constexpr int kC = conv::kForwardChannels<T> / kWarp;
 
@@ -196,7 +197,7 @@ int64_t shared_bytes(int family, int64_t sh_dim, int cotangents, int columns) {
   const int fields = Fields<T>::count(int(sh_dim), cotangents);
   const int rows = conv::of_family(
       family, [](auto its) { return decltype(its)::rows_before(decltype(its)::size); }, conv::Families{});
-  return int64_t(sizeof(T)) * (kBlockWarps * fields * kWarp + rows * kWarp * kC<T> * columns);
+  return kAtBytes + int64_t(sizeof(T)) * (kBlockWarps * fields * kWarp + rows * kWarp * kC<T> * columns);
 }
 
 template <typename T, class KernelOf>

@@ -18,9 +18,9 @@ constexpr int highest_degree() {
 }
 // Blocks of a multiprocessor in float32: as many as the registers allow without spills.
 template <class F>
-constexpr int kBlocks = highest_degree<F>() == 4                     ? 2
-                        : F::l1 == 0 && F::rows_before(F::size) <= 9 ? 4
-                                                                     : 3;
+constexpr int kBlocks = highest_degree<F>() > 2 ? 2
+                        : F::l1 > 0             ? 3
+                                                : 4;
 
 template <typename T, class F>
 __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? kBlocks<F> : 2)
@@ -29,17 +29,22 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? kBlocks<F
   const conv::CudaCall<T>& graph = call.conv;
   const int warp = threadIdx.x / kWarp, cotangents = call.cotangents, nodes = call.block_nodes;
   const int fields_size = Fields<T>::count(int(graph.sh_dim), cotangents) * kWarp;
-  T* const memory = shared_memory<T>();
+  // The first of the nodes that the block is at; in memory and read where it is wanted, to spare a register.
+  volatile int* const at = shared_memory<int>();
+  T* const memory = shared_memory<T>() + kAtBytes / sizeof(T);
   T* const rows = memory + kBlockWarps * fields_size;  // [column, row, channel]
   const Fields<T> fields{memory + warp * fields_size, int(graph.sh_dim)};
   const T poison = *graph.bad ? std::numeric_limits<T>::quiet_NaN() : T(0);
   // The host launches about as many blocks as the pass has nodes for; where it has more, they go on.
-  const conv::Centres centres(graph);
-  int first = centres.begin + int(blockIdx.x) * nodes;
-  for (; first < centres.end; first += int(gridDim.x) * nodes) {
-    const int count = min(nodes, int(graph.nodes) - first), columns = count * cotangents;
-    if (graph.begin[first] >= graph.last || graph.begin[first + count] <= graph.first) continue;
-    __syncthreads();  // nobody reads the rows of the nodes before any more
+  const auto move_to = [&](int node) {
+    __syncthreads();
+    if (threadIdx.x == 0) *at = node;
+    __syncthreads();
+  };
+  move_to(conv::Centres(graph).begin + int(blockIdx.x) * nodes);
+  for (; *at < conv::Centres(graph).end; move_to(*at + int(gridDim.x) * nodes)) {
+    const int count = min(nodes, int(graph.nodes) - *at), columns = count * cotangents;
+    if (graph.begin[*at] >= graph.last || graph.begin[*at + count] <= graph.first) continue;
     each_slot<F>([&](auto slot) {
       using S = decltype(slot);
       constexpr int components = 2 * S::l3 + 1, threads = kBlockWarps * kWarp, kStage = 16;
@@ -53,7 +58,7 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? kBlocks<F
         for (int k = threadIdx.x; k < components * kStage * columns; k += threads) {
           const int v = k % kStage, m = k / kStage % components, column = k / (kStage * components);
           if (v >= size) continue;
-          const int64_t node = first + column / cotangents, which = column % cotangents;
+          const int64_t node = *at + column / cotangents, which = column % cotangents;
           const T* const from = call.cotangent + (which * graph.nodes + node) * call.dim_out + path.out;
           staged[(m * kStage + v) * kColumns + column] = __ldg(from + m * path.mul_out + start + v);
         }
@@ -85,7 +90,7 @@ __global__ void __launch_bounds__(kBlockWarps* kWarp, sizeof(T) == 4 ? kBlocks<F
     __syncthreads();
     const int parts = nodes < kBlockWarps ? kBlockWarps / nodes : 1;  // warps of a node
     for (int task = warp; task < count * parts; task += kBlockWarps) {
-      Walk<T, n> walk(graph, unit.conv, first + task / parts);
+      Walk<T, n> walk(graph, unit.conv, *at + task / parts);
       walk.share(task % parts, parts);
       const T* const its_rows = rows + task / parts * cotangents * all * width;
       const auto edge = [&](int k, int place, int neighbour, int interval) {
