@@ -88,7 +88,10 @@ def test_edges_non_contiguous(case, sample, device):
     strided = [torch.stack([a, a], dim=-1)[..., 0] if isinstance(a, torch.Tensor) else a for a in arguments]
     assert not any(a.is_contiguous() for a in strided if isinstance(a, torch.Tensor) and a.numel() > 1)
     results = [derivatives(case.op, a, case.differentiable, case.order) for a in (arguments, strided)]
-    assert_same_bits(*results)
+    if case.layout_eps:
+        assert_close(*results, case.layout_eps * torch.finfo(torch.float64).eps)
+    else:
+        assert_same_bits(*results)
 
 
 @every("samples", lambda case: case.order > 0)
