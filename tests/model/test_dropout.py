@@ -37,6 +37,23 @@ def test_a_head_is_the_model_with_its_mask(noise, depth):
     assert together.energy_uncertainty_epistemic.min() > 0
 
 
+def test_scores_are_those_of_the_model():
+    """A mixture for each type, and the rigidity, are of the features: masks change neither."""
+    potential = dropped("none")
+    d, types = potential.network.num_last_features, len(potential.config.type_names)
+    means = torch.randn(2 * types, d, dtype=torch.float64)
+    potential.set_mixture(
+        means,
+        torch.eye(d, dtype=torch.float64).repeat(2 * types, 1, 1),
+        torch.full((2 * types,), 0.5, dtype=torch.float64).log(),
+        counts=torch.full((types,), 2),
+    )
+    potential.rigidity.store(torch.eye(d))
+    case = sample_structure(potential)
+    heads, model = dropout_heads(potential, samples=3)(*case), potential(*case)
+    assert torch.equal(heads.nll, model.nll) and torch.equal(heads.llpr, model.llpr)
+
+
 def test_masks_in_training():
     """Zero or 1 / (1 - p), one for all atoms of a structure, of the right frequency; none at evaluation."""
     potential = dropped("none").train()

@@ -19,7 +19,9 @@ def dropout_heads(potential: Potential, samples: int, seed: int = 0) -> Potentia
 
     Monte Carlo dropout (Gal, Ghahramani, arXiv:1506.02142) without chance at evaluation: the masks are those
     of `dropout_masks`, one for all atoms, as in training one for all atoms of a structure. So a sample is
-    one smooth, size-consistent potential, and all share one pass through the network.
+    one smooth, size-consistent potential, and all share one pass through the network. Mixture and rigidity,
+    which are of the features, are those of the model; a calibration, which is of its uncertainties, is not
+    carried over.
 
     Raises:
         ModelError: the model has no dropout, or fewer than two samples are asked for.
@@ -31,8 +33,9 @@ def dropout_heads(potential: Potential, samples: int, seed: int = 0) -> Potentia
         )
     d = potential.network.num_last_features
     heads = Potential(config.model_copy(update={"heads": samples, "dropout": 0.0}), potential.architecture)
-    mixture = potential.mixture
-    heads.set_mixture(mixture.means, mixture.precisions_cholesky, mixture.log_weights, mixture.projection)
+    heads.take_mixture(potential.mixture)
+    if potential.rigidity.factor is not None:
+        heads.rigidity.store(potential.rigidity.factor)
     # what is one member's, of size 1 along the axis of members, is repeated
     own = heads.state_dict()
     given = potential.state_dict()

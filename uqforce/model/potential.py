@@ -11,6 +11,7 @@ from uqforce.model.calibration import Calibration
 from uqforce.model.config import ModelConfig
 from uqforce.model.form import SCORES, Form
 from uqforce.model.graph import Graph, with_edge_vec
+from uqforce.model.mixture import Mixture
 from uqforce.model.network import DTYPES
 from uqforce.model.noise import make_noise
 from uqforce.model.prediction import (
@@ -90,6 +91,17 @@ class Potential(Form):
             )
         self.mixture.store(
             projection, counts, means=means, precisions_cholesky=precisions_cholesky, log_weights=log_weights
+        )
+
+    @torch.jit.unused
+    def take_mixture(self, mixture: Mixture) -> None:
+        """Store another model's mixture with its projection and its division into types, if it has these."""
+        self.set_mixture(
+            mixture.means,
+            mixture.precisions_cholesky,
+            mixture.log_weights,
+            mixture.projection,
+            mixture.counts,
         )
 
     def energy_scales(self, atom_types: Tensor) -> Tensor:

@@ -58,8 +58,7 @@ def start_from(potential: Potential, path: str, freeze: bool) -> None:
     if freeze:
         potential.network.requires_grad_(False)
     if fitted and freeze:
-        m = source.mixture
-        potential.set_mixture(m.means, m.precisions_cholesky, m.log_weights, m.projection, m.counts)
+        potential.take_mixture(source.mixture)
         potential.card |= {
             name: source.card[name] for name in ("mixture", "thresholds") if name in source.card
         }
