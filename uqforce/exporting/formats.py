@@ -94,6 +94,8 @@ def export(
     try:
         description = getattr(import_module(module), writer)(potential, path, tabulation)
     except ModuleNotFoundError as error:
+        if not FORMATS[format].needs:  # a fault of ours: this format needs nothing that may be missing
+            raise
         raise InstallationError(
             f"format {format} needs {error.name}, which is not installed: "
             f"pip install '{FORMATS[format].needs}'"
